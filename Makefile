@@ -1,0 +1,30 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Each does all of its set-up.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONWARNINGS := ignore
+
+.PHONY: demo test lint setup setup-dev test-slow test-gpu test-vllm
+
+demo: setup
+	launch/pipeline.sh recipes/tiny_cpu.yaml
+
+test: setup-dev lint
+	pytest -n 2 -m "not gpu and not vllm and not slow"
+
+lint: setup-dev
+	ruff check . && ruff format --check . && mypy
+
+test-slow: setup-dev
+	pytest -m slow
+
+test-gpu: setup-dev
+	pytest -m gpu
+
+test-vllm: setup-dev
+	pytest -m vllm
+
+setup:
+	@launch/setup.sh
+
+setup-dev:
+	@launch/setup.sh dev

@@ -1,0 +1,47 @@
+"""Facts of the Gregorian calendar: leap years, month lengths, weekdays, days of the year."""
+
+from calendar import isleap, monthrange
+from datetime import date
+
+from fastmcp import FastMCP
+
+mcp = FastMCP("Leap Calendar")
+
+
+def check_year(year: int) -> None:
+    if not 1 <= year <= 9999:
+        raise ValueError("year must be 1 to 9999")
+
+
+@mcp.tool()
+def leap_year(year: int) -> bool:
+    """Whether a year has 366 days."""
+    check_year(year)
+    return isleap(year)
+
+
+@mcp.tool()
+def month_length(year: int, month: int) -> int:
+    """Number of days in a month."""
+    check_year(year)
+    if not 1 <= month <= 12:
+        raise ValueError("month must be 1 to 12")
+    return monthrange(year, month)[1]
+
+
+@mcp.tool()
+def weekday_name(day: str) -> str:
+    """English weekday of a YYYY-MM-DD date."""
+    return date.fromisoformat(day).strftime("%A")
+
+
+@mcp.tool()
+def year_progress(day: str) -> dict[str, int]:
+    """Position of a YYYY-MM-DD date in its year, and the days still to come."""
+    parsed = date.fromisoformat(day)
+    number = parsed.timetuple().tm_yday
+    return {"day_of_year": number, "days_left": 365 + isleap(parsed.year) - number}
+
+
+if __name__ == "__main__":
+    mcp.run()

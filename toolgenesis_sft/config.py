@@ -1,0 +1,404 @@
+"""The typed recipe: load, override, check, dump resolved.
+
+A recipe is sparse YAML. Every field has one sentence here and a default that is stated nowhere
+else. Unknown keys fail with the nearest known one, duplicate keys fail, and rules that span
+fields fail before any work begins.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.records import Strategy
+
+
+def execution(default: Any, description: str, **rules: Any) -> Any:
+    """A field that changes how a stage runs, never what it yields: it may differ on resume."""
+    return Field(default, description=description, json_schema_extra={"execution": True}, **rules)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RandomModel(Section):
+    """A Qwen3 with random weights and a tokenizer trained on the corpus."""
+
+    hidden_size: int = Field(256, ge=32, description="width of the residual stream")
+    num_layers: int = Field(5, ge=1, description="decoder layers")
+    num_heads: int = Field(4, ge=1, description="query heads")
+    num_kv_heads: int = Field(2, ge=1, description="key and value heads")
+    head_dim: int = Field(64, ge=8, description="width of one head")
+    intermediate_size: int = Field(768, ge=32, description="width of the MLP")
+    vocab_size: int = Field(
+        2000, ge=300, description="upper bound of BPE tokens, specials included"
+    )
+
+
+class Model(Section):
+    name_or_path: str | None = Field(None, description="a hub name or a folder to start from")
+    random: RandomModel | None = Field(None, description="a random-weight model instead")
+    max_position_embeddings: int = Field(40_960, ge=128, description="longest sequence in tokens")
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> Self:
+        if (self.name_or_path is None) == (self.random is None):
+            raise ValueError("set exactly one of model.name_or_path and model.random")
+        return self
+
+
+class Data(Section):
+    sources: tuple[str, ...] = Field(
+        ("benchmark",),
+        description="what the training set is made of: `benchmark` (its train split and servers), or"
+        " paths of folders with .py servers or of chat JSON lines",
+    )
+    servers: str | None = Field(
+        None, description="folder with <slug>.py, the reference servers of the benchmark"
+    )
+    max_scenarios: int | None = Field(
+        None, ge=1, description="take only this many training scenarios, the shortest answers first"
+    )
+    max_tokens: int = Field(16_384, ge=64, description="longer samples are dropped, and counted")
+    val_share: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of samples kept for validation"
+    )
+    overlap: Literal["exclude", "report", "allow"] = Field(
+        "exclude", description="what to do with samples whose scenario is held out"
+    )
+    expected_num_samples: int | None = Field(
+        None, ge=1, description="number of samples that `plan` assumes while no data is built"
+    )
+    expected_mean_tokens: int = Field(
+        2_500, ge=16, description="mean sample length that `plan` assumes while no data is built"
+    )
+
+
+class Train(Section):
+    epochs: int = Field(3, ge=1, description="passes over the training set")
+    global_batch_size: int = Field(
+        64, ge=1, description="samples (or tokens) of one optimizer step"
+    )
+    batch_unit: Literal["samples", "tokens"] = Field(
+        "samples", description="what global_batch_size counts"
+    )
+    max_row_tokens: int = Field(16_384, ge=64, description="longest packed row in tokens")
+    packing: bool = Field(True, description="several samples in a row, isolated by position ids")
+    loss_on: Literal["all_turns", "last_turn"] = Field(
+        "all_turns", description="which assistant turns are supervised"
+    )
+    thinking: bool = Field(False, description="Qwen3's think mode, the same in training and use")
+    learning_rate: float = Field(1e-5, gt=0, description="peak of the schedule")
+    min_learning_rate_ratio: float = Field(
+        0.1, ge=0, le=1, description="floor of the cosine / peak"
+    )
+    warmup_ratio: float = Field(
+        0.03, ge=0, lt=1, description="share of the steps with linear warm-up"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's moment decays")
+    eps: float = Field(1e-8, gt=0, description="Adam's epsilon")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global norm")
+    dtype: Literal["bf16", "fp32"] = Field(
+        "bf16", description="precision of weights and activations"
+    )
+    attention: Literal["auto", "sdpa", "flash_attention_2", "varlen"] = Field(
+        "auto", description="attention backend; packed rows take only one that isolates samples"
+    )
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        "none", description="which layers recompute their activations in the backward pass"
+    )
+    compile: bool = Field(False, description="torch.compile each decoder layer")
+    liger: bool = Field(False, description="Liger's RMSNorm, RoPE and SwiGLU kernels (GPU)")
+    loss_chunk_tokens: int = Field(
+        1024, ge=0, description="tokens whose logits exist at once; 0 computes them all"
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "adamw_bf16"] = Field(
+        "adamw", description="AdamW with fp32, 8-bit or bf16 states"
+    )
+    offload_optimizer: bool = Field(
+        False, description="optimizer states in host memory (ZeRO-Offload)"
+    )
+    checkpoint_every_steps: int = Field(39, ge=1, description="optimizer steps between checkpoints")
+    keep_last: int = execution(2, "newest checkpoints to keep beside the best one", ge=1)
+    validate_every_steps: int = Field(39, ge=1, description="optimizer steps between validations")
+    num_processes: int = execution(8, "ranks that `toolgenesis-sft train` starts", ge=1)
+    accelerate_config: str = execution(
+        "launch/accelerate_zero3.yaml", "accelerate configuration that `train` launches with"
+    )
+    timeout_s: int = execution(600, "seconds a collective may hang before the run ends", ge=10)
+    wandb: Literal["off", "offline", "online"] = execution(
+        "off", "where metrics go besides metrics.jsonl"
+    )
+    wandb_project: str = execution("toolgenesis-sft", "wandb project")
+
+
+class Generate(Section):
+    engine: Literal["transformers", "vllm", "endpoint"] = Field(
+        "vllm", description="what serves the model: started by us, or an endpoint that is there"
+    )
+    engine_python: str | None = execution(
+        None, "interpreter of the engine's own environment (vllm); default: this one"
+    )
+    endpoint_url: str | None = Field(None, description="base URL of an OpenAI-compatible server")
+    endpoint_model: str | None = Field(None, description="the model's name at the endpoint")
+    api_key_variable: str | None = Field(
+        None, description="name of the environment variable that holds the endpoint's key"
+    )
+    strategies: tuple[Strategy, ...] = Field(("direct",), description="how servers are asked for")
+    scenarios: Literal["train", "held_out", "train_and_held_out", "all"] = Field(
+        "all", description="which scenarios; `train` means those the model was trained on"
+    )
+    compare_before_training: bool = Field(
+        True, description="also ask the model as it was before training"
+    )
+    max_tokens: int = Field(4096, ge=1, description="new tokens of one completion")
+    temperature: float = Field(0.2, ge=0, description="0 is greedy")
+    num_samples: int = Field(1, ge=1, description="samples of one scenario")
+    seed: int = Field(0, ge=0, description="sample i of a scenario is asked for with seed + i")
+    max_turns: int = Field(6, ge=1, description="coder_agent: write-run-repair turns")
+    concurrency: int = execution(16, "requests in flight", ge=1)
+    request_timeout_s: float = execution(600.0, "seconds one completion may take", gt=0)
+    port: int | None = execution(
+        None, "port of the started server; default: a free one", ge=1, le=65535
+    )
+    tensor_parallel: int = execution(1, "GPUs the vllm engine spreads one model over", ge=1)
+    max_model_len: int | None = execution(None, "longest prompt plus answer in tokens", ge=128)
+
+
+class Score(Section):
+    profile: Literal["strict", "tg-compat"] = Field("strict", description="which definitions")
+    layers: tuple[Literal["L1", "L2", "L3", "L4"], ...] = Field(
+        ("L1", "L2", "L3", "L4"), description="layers to score; L1 is always needed"
+    )
+    launch_attempts: int = Field(3, ge=1, description="starts of a server that L1 counts")
+    call_timeout_s: float = Field(30.0, gt=0, description="seconds one tool call may take")
+    memory_mib: int = Field(1024, ge=128, description="memory of one server")
+    workers: int = execution(2, "servers scored at once", ge=1)
+    server_python: str | None = execution(
+        None, "interpreter of the servers' environment; default: .venv-server beside the checkout"
+    )
+    judge_url: str | None = Field(
+        None, description="endpoint of the LLM judge; none: no judged column"
+    )
+    judge_model: str | None = Field(None, description="the judge's name at its endpoint")
+    judge_key_variable: str | None = Field(
+        None, description="name of the environment variable that holds the judge's key"
+    )
+
+
+class Report(Section):
+    bootstrap_resamples: int = Field(2000, ge=100, description="resamples of the 95 % intervals")
+    published_scores: str = Field(
+        "eval/published_scores.yaml", description="rows of the model card and the leaderboard"
+    )
+
+
+class Recipe(Section):
+    """One run, whole."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="default name of the run"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order and splits")
+    benchmark: str = Field("data/mini/benchmark.json", description="benchmark file, v3 layout")
+    model: Model
+    data: Data = Data()
+    train: Train = Train()
+    generate: Generate = Generate()
+    score: Score = Score()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def rules(self) -> Self:
+        train = self.train
+        if train.batch_unit == "tokens" and train.global_batch_size < train.max_row_tokens:
+            raise ValueError(
+                "train.global_batch_size in tokens must hold a row (train.max_row_tokens)"
+            )
+        if self.data.max_tokens > train.max_row_tokens:
+            raise ValueError(
+                "data.max_tokens must not exceed train.max_row_tokens: a sample is never cut"
+            )
+        if train.max_row_tokens > self.model.max_position_embeddings:
+            raise ValueError("train.max_row_tokens must not exceed model.max_position_embeddings")
+        if self.generate.engine == "endpoint" and not self.generate.endpoint_url:
+            raise ValueError("generate.engine=endpoint needs generate.endpoint_url")
+        return self
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence."""
+
+
+def _unique_mapping(loader: UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in mapping:
+            raise UserError(
+                f"{key_node.start_mark.name}: line {key_node.start_mark.line + 1}",
+                str(key),
+                "the key is given twice",
+                "remove one of the two",
+            )
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file with unique keys. Raises UserError where it is missing or broken."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise UserError(
+            "file",
+            str(path),
+            f"cannot be read ({reason})",
+            "check the path; recipes lie in recipes/",
+        ) from error
+    try:
+        loader = UniqueKeyLoader(text)
+        loader.name = path.name
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise UserError(
+            "file", str(path), f"is not YAML ({error})", "mend the line named here"
+        ) from error
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides (values are YAML)."""
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise UserError(
+            "recipe", str(path), "must be a YAML mapping", "start from recipes/tiny_cpu.yaml"
+        )
+    for override in overrides:
+        _override(tree, override)
+    _check_keys(tree, Recipe, "")
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _recipe_error(error, path) from error
+
+
+S = TypeVar("S", bound=Section)
+
+
+def checked(section: type[S], values: dict[str, Any], prefix: str = "") -> S:
+    """A section from plain values; a UserError names the field, with this prefix before it."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = prefix + ".".join(str(part) for part in first["loc"])
+        raise UserError(field, first["input"], first["msg"], "give one that is allowed") from error
+
+
+def resolve_path(text: str) -> Path:
+    """A path of a recipe: relative ones count from the working folder, then from the checkout."""
+    path = Path(text).expanduser()
+    beside = Path(__file__).resolve().parent.parent / path
+    return beside if not path.is_absolute() and not path.exists() and beside.exists() else path
+
+
+def differing_fields(old: dict[str, Any], new: Recipe) -> Iterator[str]:
+    """Dotted names of the fields, execution fields excepted, in which a stored run differs."""
+    yield from _differing(old, new, "")
+
+
+def server_python(recipe_value: str | None) -> Path:
+    """The interpreter that generated servers run with."""
+    text = recipe_value or os.environ.get("TOOLGENESIS_SERVER_PYTHON") or ".venv-server/bin/python"
+    path = resolve_path(text)
+    if not path.exists():
+        raise UserError(
+            "score.server_python",
+            text,
+            "is no interpreter",
+            "run `make setup`, or create an environment from eval/server_runtime.txt and name it"
+            " here or in TOOLGENESIS_SERVER_PYTHON",
+        )
+    return path.absolute()
+
+
+def _differing(old: dict[str, Any], new: Section, prefix: str) -> Iterator[str]:
+    fresh = new.model_dump(mode="json")
+    for name, info in type(new).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("execution"):
+            continue
+        value = getattr(new, name)
+        stored = old.get(name)
+        if isinstance(value, Section) and isinstance(stored, dict):
+            yield from _differing(stored, value, f"{prefix}{name}.")
+        elif stored != fresh[name]:
+            yield f"{prefix}{name}"
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(
+            "override", override, "must be section.key=value", "write for example train.epochs=1"
+        )
+    *parents, last = dotted.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(
+                "override", override, f"{parent} is not a section", "check the dotted name"
+            )
+        node = child
+    try:
+        node[last] = yaml.load(text, UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise UserError("override", override, "the value is not YAML", "quote it") from error
+
+
+def _check_keys(tree: dict[str, Any], section: type[BaseModel], prefix: str) -> None:
+    for key, value in tree.items():
+        if key not in section.model_fields:
+            near = difflib.get_close_matches(str(key), section.model_fields, n=1, cutoff=0.5)
+            hint = (
+                f"did you mean {prefix}{near[0]}?"
+                if near
+                else "known keys: " + ", ".join(section.model_fields)
+            )
+            raise UserError("recipe", f"{prefix}{key}", "is not a known key", hint)
+        inner = _section_of(section.model_fields[key].annotation)
+        if inner is not None and isinstance(value, dict):
+            _check_keys(value, inner, f"{prefix}{key}.")
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if (
+            get_origin(candidate) is None
+            and isinstance(candidate, type)
+            and issubclass(candidate, BaseModel)
+        ):
+            return candidate
+    return None
+
+
+def _recipe_error(error: ValidationError, path: Path) -> UserError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or path.name
+    message = first["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(first["input"], BaseModel | dict) else first["input"]
+    return UserError(field, value, message, f"mend it in {path.name} or on the command line")

@@ -1,0 +1,278 @@
+"""The run folder: paths, attempts, provenance, append-only JSON lines, markers written last."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from toolgenesis_sft.config import Recipe, differing_fields
+from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.records import Json, Record
+
+R = TypeVar("R", bound=Record)
+
+COMPLETE = "COMPLETE"
+TRACKED_PACKAGES = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "accelerate",
+    "datasets",
+    "pydantic",
+    "mcp",
+    "numpy",
+    "scipy",
+    "tokenizers",
+    "openai",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run keeps everything. Stages speak through these files and nothing else."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def data(self) -> Path:
+        """train.jsonl, val.jsonl, tokenizer/ (tiny recipe) and manifest.json, written last."""
+        return self.root / "data"
+
+    @property
+    def base_model(self) -> Path:
+        """The random-weight model before training (recipes with `model.random` only)."""
+        return self.root / "base_model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores.jsonl"
+
+    @property
+    def evidence(self) -> Path:
+        return self.root / "evidence"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def loss_svg(self) -> Path:
+        return self.root / "loss.svg"
+
+    @property
+    def report_json(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.root / "report.html"
+
+    def new_attempt(self, stage: str) -> Path:
+        """A log folder of this attempt's own: logs/<stage>_attempt_<n>/."""
+        logs = self.root / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            attempt = logs / f"{stage}_attempt_{number}"
+            with contextlib.suppress(FileExistsError):
+                attempt.mkdir()
+                return attempt
+            number += 1
+
+    @contextlib.contextmanager
+    def locked(self, stage: str) -> Iterator[None]:
+        """Hold the folder for one stage; a second process of the same stage is refused.
+
+        The lock ends with its process, kill -9 included.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / f".{stage}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    "--run",
+                    str(self.root),
+                    f"another {stage} is writing here",
+                    "wait for it, or give another --run",
+                ) from error
+            yield
+
+
+def claim(run: RunFolder, recipe: Recipe, write: bool = True) -> None:
+    """Bind a run folder to a recipe. Raises UserError where another recipe wrote it.
+
+    Execution fields (workers, ports, ranks) may differ: they do not change what a stage yields.
+    """
+    if run.config.exists():
+        for field in differing_fields(read_json(run.config), recipe):
+            raise UserError(
+                field,
+                "changed",
+                f"{run.root} was made with another value",
+                "give --run NEW_NAME, or go back to the recipe that made it",
+            )
+    if write:
+        write_json(run.config, recipe.model_dump(mode="json"))
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Json) -> str:
+    """SHA-256 of a JSON value, keys sorted: equal for equal inputs, whatever their order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole or not at all: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def write_json(path: Path, value: Json) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Json:
+    """Raises UserError where the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            "file",
+            str(path),
+            f"cannot be read ({error.strerror})",
+            "run the stage that writes it first",
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            "file", str(path), f"is not JSON ({error})", "remove it and run its stage again"
+        ) from error
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Append one whole line and push it to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(record.to_line())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """All whole records of an append-only file; a torn last line does not count."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
+    return [kind.from_line(line) for line in lines]
+
+
+def mend_torn_line(path: Path) -> None:
+    """Cut a torn last line, so that the next append begins a line of its own."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            file.truncate(whole)
+
+
+def disk_error(error: OSError, path: Path) -> UserError:
+    """What a full or read-only disk means for the user."""
+    rule = (
+        "the disk is full"
+        if error.errno == errno.ENOSPC
+        else f"cannot be written ({error.strerror})"
+    )
+    return UserError(
+        "path", str(path), rule, "free space or choose another --run, then run the same command"
+    )
+
+
+def provenance() -> dict[str, Json]:
+    """The commit, the versions and the machine. Digests of inputs are added by each stage."""
+    versions: dict[str, Json] = {"python": platform.python_version()}
+    for package in TRACKED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "commit": git_commit(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "num_cpus": os.cpu_count(),
+        "command": sys.argv[1:],
+    }
+
+
+def add_provenance(run: RunFolder, stage: str, facts: dict[str, Json]) -> None:
+    """Write a stage's part of provenance.json; the other stages' parts stay."""
+    whole = read_json(run.provenance) if run.provenance.exists() else {}
+    whole[stage] = {**provenance(), **facts}
+    write_json(run.provenance, whole)
+
+
+def git_commit() -> str:
+    """The commit of the checkout that this package runs from, `+dirty` where it was edited."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return "unknown (not a checkout)"
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode != 0:
+        return "unknown (no commit)"
+    dirty = git("status", "--porcelain").stdout.strip()
+    return head.stdout.strip() + ("+dirty" if dirty else "")
