@@ -9,7 +9,7 @@ demo: setup
 	launch/pipeline.sh recipes/tiny_cpu.yaml
 
 test: setup-dev lint
-	pytest -n 2 -m "not gpu and not vllm and not slow"
+	pytest -n 2 -m "not gpu and not vllm and not slow and not demo and not slurm and not browser"
 
 lint: setup-dev
 	ruff check . && ruff format --check . && mypy

@@ -247,7 +247,8 @@ def _unit_test(tool: str, test: dict[str, Any]) -> UnitTest:
         arguments=arguments if isinstance(arguments, dict) else None,
         expected=expected,
         expects_error=failed,
-        unanswerable=failed and COLLECTOR_FAULT.search(expected) is not None,
+        unanswerable=not isinstance(arguments, dict)
+        or (failed and COLLECTOR_FAULT.search(expected) is not None),
     )
 
 

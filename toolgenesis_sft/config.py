@@ -16,6 +16,8 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pydantic.fields import FieldInfo
+
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Strategy
 
@@ -23,6 +25,11 @@ from toolgenesis_sft.records import Strategy
 def execution(default: Any, description: str, **rules: Any) -> Any:
     """A field that changes how a stage runs, never what it yields: it may differ on resume."""
     return Field(default, description=description, json_schema_extra={"execution": True}, **rules)
+
+
+def is_execution(field: FieldInfo) -> bool:
+    """Whether a section's field was declared with `execution`."""
+    return isinstance(field.json_schema_extra, dict) and "execution" in field.json_schema_extra
 
 
 class Section(BaseModel):
@@ -338,8 +345,7 @@ def server_python(recipe_value: str | None) -> Path:
 def _differing(old: dict[str, Any], new: Section, prefix: str) -> Iterator[str]:
     fresh = new.model_dump(mode="json")
     for name, info in type(new).model_fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("execution"):
+        if is_execution(info):
             continue
         value = getattr(new, name)
         stored = old.get(name)

@@ -37,21 +37,28 @@ class UserError(Exception):
         super().__init__(" ".join(line.split()))
         self.field, self.value, self.rule, self.next_step = field, value, rule, next_step
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
+        """Crosses from a worker process with all four parts; the value as it is shown."""
+        return UserError, (self.field, str(self.value), self.rule, self.next_step)
 
-class ModelFault(Exception):
-    """The model's server is at fault. `kind` is a short, stable name for the error taxonomy."""
+
+class Fault(Exception):
+    """A failure with a side. `kind` is a short, stable name for the error taxonomy."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
+        super().__init__(kind, detail)
         self.kind, self.detail = kind, detail
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}" if self.detail else self.kind
 
-class HarnessFault(Exception):
+
+class ModelFault(Fault):
+    """The model's server is at fault."""
+
+
+class HarnessFault(Fault):
     """The harness is at fault (sandbox, judge, endpoint). Retried, listed, never a zero."""
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
-        self.kind, self.detail = kind, detail
 
 
 @dataclass

@@ -76,7 +76,9 @@ class UnitTest(Record):
     expected: str
     expects_error: bool = False
     unanswerable: bool = Field(
-        default=False, description="the recorded answer is a fault of the collecting harness"
+        default=False,
+        description="the recorded arguments are broken, or the recorded answer is a fault of the"
+        " collecting harness",
     )
 
 
@@ -183,7 +185,12 @@ class LayerScores(Record):
     model: str
     strategy: Strategy
     sample_index: int = 0
-    figures: dict[FigureName, FigureScore]
+    prediction_digest: str = Field(
+        default="", description="SHA-256 of what was scored: a changed prediction is scored again"
+    )
+    figures: dict[FigureName, FigureScore] = Field(
+        description="a figure that was not asked for, or that the benchmark has no data for, is absent"
+    )
     details: dict[str, float | int | str | bool | None] = Field(default_factory=dict)
     evidence: str = ""
 

@@ -32,7 +32,7 @@ def book_values(method: Method, cost: float, salvage: float, life: int, factor: 
 @mcp.tool()
 def depreciation_schedule(
     method: Method, cost: float, salvage: float, life: int, factor: float = 2.0
-) -> list[dict[str, float]]:
+) -> list[dict[str, int | float]]:
     """One row a year: the expense and the book value at the year's end."""
     values = [round(value, 2) for value in book_values(method, cost, salvage, life, factor)]
     return [
@@ -53,12 +53,18 @@ def book_value_at(
 
 @mcp.tool()
 def disposal_gain(
-    method: Method, cost: float, salvage: float, life: int, year: int, sale_price: float
+    method: Method,
+    cost: float,
+    salvage: float,
+    life: int,
+    year: int,
+    sale_price: float,
+    factor: float = 2.0,
 ) -> dict[str, float | str]:
     """Gain or loss when the asset is sold at the end of a year."""
     if sale_price < 0:
         raise ValueError("sale_price must not be negative")
-    book = book_value_at(method, cost, salvage, life, year)
+    book = book_value_at(method, cost, salvage, life, year, factor)
     gain = round(sale_price - book, 2)
     return {"book": book, "gain": gain, "kind": "gain" if gain > 0 else "loss" if gain else "even"}
 

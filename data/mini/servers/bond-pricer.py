@@ -1,4 +1,4 @@
-"""Prices a fixed-rate bond on a coupon date, and gives its duration and accrued interest."""
+"""Prices a fixed-rate bond on a coupon date, and gives its duration."""
 
 from mcp.server.fastmcp import FastMCP
 

@@ -45,7 +45,10 @@ def macro_grams(
     shares = {"protein": protein_percent, "carbs": carbs_percent, "fat": fat_percent}
     if abs(sum(shares.values()) - 100) > 0.01:
         raise ValueError("the three percentages must add up to 100")
-    return {n: round(kcal * share / 100 / KCAL_PER_GRAM[n], 1) for n, share in shares.items()}
+    return {
+        f"{name}_g": round(kcal * share / 100 / KCAL_PER_GRAM[name], 1)
+        for name, share in shares.items()
+    }
 
 
 @mcp.tool()

@@ -17,9 +17,13 @@ def to_cents(amount: float) -> int:
     return cents
 
 
-def withdraw(envelope: str, cents: int) -> None:
+def check_name(envelope: str) -> None:
     if envelope not in balances:
         raise ValueError(f"no envelope named {envelope!r}")
+
+
+def withdraw(envelope: str, cents: int) -> None:
+    check_name(envelope)
     if balances[envelope] < cents:
         raise ValueError(f"{envelope!r} holds only {balances[envelope] / 100:.2f}")
     balances[envelope] -= cents
@@ -57,12 +61,14 @@ def record_purchase(envelope: str, amount: float, payee: str) -> dict[str, int |
 @mcp.tool()
 def view_envelopes(minimum: float = 0.0) -> dict[str, float]:
     """Balances of all envelopes, the pool included, that hold at least the minimum."""
-    return {name: cents / 100 for name, cents in balances.items() if cents >= minimum * 100}
+    return {name: cents / 100 for name, cents in balances.items() if cents / 100 >= minimum}
 
 
 @mcp.tool()
 def purchase_history(envelope: str | None = None) -> dict:
     """Purchases in the order recorded and their total, for one envelope or for all."""
+    if envelope is not None:
+        check_name(envelope)
     chosen = [p for p in purchases if envelope in (None, p["envelope"])]
     return {"purchases": chosen, "total": round(sum(p["amount"] for p in chosen), 2)}
 

@@ -8,8 +8,7 @@ from mcp.server.fastmcp import FastMCP
 from src.apps import App
 
 PLAYERS = ("A", "B")
-MOVES = [["A", 2, 1], ["B", 3, 2]]
-SEED = {"heaps": [3, 4, 5], "turn": "A", "winner": None, "moves": MOVES}
+SEED = {"heaps": [3, 4, 5], "turn": "A", "winner": None, "moves": [["A", 2, 1], ["B", 3, 2]]}
 
 
 class NimTable(App):
@@ -42,7 +41,7 @@ class NimTable(App):
 
         @mcp.tool()
         def take_stones(heap: int, count: int) -> dict:
-            """Let the player whose turn it is take stones from heap number `heap`."""
+            """Let the player whose turn it is take stones from a heap."""
             game = self.game
             if game["winner"]:
                 raise ValueError(f"the game is over, {game['winner']} has won")
@@ -61,7 +60,7 @@ class NimTable(App):
 
         @mcp.tool()
         def review_game(player: str | None = None) -> dict:
-            """Show the position and the moves of both players or of one."""
+            """Show the position and the moves of one or both players."""
             if player not in (None, *PLAYERS):
                 raise ValueError("players are A and B")
             moves = [move for move in self.game["moves"] if player in (None, move[0])]

@@ -78,13 +78,13 @@ def convert_frame_rate(srt: str, source_fps: float, target_fps: float) -> str:
 
 @mcp.tool()
 def find_overlaps(srt: str) -> list[dict[str, int]]:
-    """Neighbouring cues of which the second starts before the first has ended."""
-    cues = parse(srt)
-    return [
-        {"first": i, "second": i + 1, "overlap_ms": min(one[1], two[1]) - two[0]}
-        for i, (one, two) in enumerate(pairwise(cues), 1)
-        if two[0] < one[1]
-    ]
+    """Neighbouring cues that are on screen at the same time."""
+    overlaps = []
+    for i, (one, two) in enumerate(pairwise(parse(srt)), 1):
+        shared = min(one[1], two[1]) - max(one[0], two[0])
+        if shared > 0:
+            overlaps.append({"first": i, "second": i + 1, "overlap_ms": shared})
+    return overlaps
 
 
 if __name__ == "__main__":

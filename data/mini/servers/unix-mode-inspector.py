@@ -59,7 +59,7 @@ def apply_umask(umask: str) -> dict[str, str]:
 
 @mcp.tool()
 def change_mode(octal: str, changes: str) -> dict[str, str]:
-    """Apply chmod clauses such as u+x,go-w or a=r from left to right."""
+    """Apply clauses such as u+x,go-w or a=r from left to right; special bits stay."""
     mode = read_octal(octal)
     for clause in changes.split(","):
         match = re.fullmatch(r"([ugoa]+)([-+=])([rwx]*)", clause)

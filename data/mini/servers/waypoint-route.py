@@ -1,5 +1,6 @@
 """Keeps an ordered route of waypoints and measures it along great circles."""
 
+from itertools import pairwise
 from math import asin, atan2, cos, degrees, radians, sin, sqrt
 
 from fastmcp import FastMCP
@@ -49,7 +50,7 @@ def measure_leg(from_id: int, to_id: int) -> dict[str, float]:
     lat1, lat2 = radians(start["lat"]), radians(end["lat"])
     turn = radians(end["lon"] - start["lon"])
     east, north = sin(turn) * cos(lat2), cos(lat1) * sin(lat2) - sin(lat1) * cos(lat2) * cos(turn)
-    bearing = round(degrees(atan2(east, north)), 1) % 360
+    bearing = round(degrees(atan2(east, north)) % 360, 1) % 360
     return {"km": round(kilometres(start, end), 3), "bearing": bearing}
 
 
@@ -59,7 +60,7 @@ def route_summary(round_trip: bool = False, speed_kmh: float = 4.0) -> dict:
     if speed_kmh <= 0:
         raise ValueError("speed_kmh must be positive")
     stops = route + route[:1] if round_trip else route
-    km = sum(kilometres(start, end) for start, end in zip(stops, stops[1:], strict=False))
+    km = sum(kilometres(start, end) for start, end in pairwise(stops))
     names = [waypoint["name"] for waypoint in route]
     return {"names": names, "km": round(km, 3), "hours": round(km / speed_kmh, 2)}
 

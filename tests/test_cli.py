@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolgenesis_sft.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = str(ROOT / "recipes" / "tiny_cpu.yaml")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command refuses with; asserts exit code 2 and an empty stdout."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("build", "no_such.yaml"), "no_such.yaml"),
+        (("build", TINY, "train.epohcs=1"), "did you mean train.epochs"),
+        (("build", TINY, "train.epochs=many"), "train.epochs"),
+        (("build", TINY, "benchmark=no_such.json"), "no_such.json"),
+        (("score", "--benchmark", "no.json"), "--predictions"),
+        (("score", TINY, "--workers", "2"), "score.workers"),
+        (("score", TINY), "toolgenesis-sft generate"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [(), ("paint",), ("train",), ("train", TINY, "--epochs", "3")])
+def test_bad_usage_exits_with_2_too(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_dry_run_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", TINY, "--dry-run"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_cards_run_is_117_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", str(ROOT / "recipes" / "qwen3_8b_sft.yaml"), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["steps_per_epoch"], plan["total_steps"], plan["global_batch_size"]) == (39, 117, 64)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolgenesis_sft.config import Recipe, Section, differing_fields, load_recipe
+from toolgenesis_sft.errors import UserError
+
+GOOD = "name: x\nmodel:\n  random: {}\n"
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_recipe(path, overrides)
+
+
+def test_a_sparse_recipe_takes_the_defaults(tmp_path: Path) -> None:
+    recipe = load(tmp_path, GOOD)
+    assert (recipe.train.epochs, recipe.train.global_batch_size) == (3, 64)
+
+
+def test_an_override_has_the_last_word(tmp_path: Path) -> None:
+    recipe = load(tmp_path, GOOD, "train.epochs=5", "generate.strategies=[direct, coder_agent]")
+    assert recipe.train.epochs == 5
+    assert recipe.generate.strategies == ("direct", "coder_agent")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "trian: {}\n", "trian.*not a known key.*did you mean train"),
+        (GOOD + "train:\n  epoch: 3\n", "train.epoch.*did you mean train.epochs"),
+        (GOOD + "train:\n  epochs: three\n", "train.epochs = three"),
+        (GOOD + "train:\n  epochs: 1\n  epochs: 2\n", "line 6.*epochs.*given twice"),
+        (GOOD + "name: y\n", "given twice"),
+        ("name: x\nmodel: {}\n", "exactly one of model.name_or_path and model.random"),
+        ("name: ../x\nmodel:\n  random: {}\n", "name = ../x"),
+        ("- a list\n", "must be a YAML mapping"),
+        ("name: [\n", "is not YAML"),
+        (GOOD + "data:\n  max_tokens: 99999\n", "must not exceed train.max_row_tokens"),
+        (GOOD + "generate:\n  engine: endpoint\n", "needs generate.endpoint_url"),
+    ],
+)
+def test_a_broken_recipe_is_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "name.deep=1", "train.epochs=[", "train.x=1"])
+def test_a_broken_override_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UserError):
+        load(tmp_path, GOOD, override)
+
+
+def test_a_missing_recipe_says_where_recipes_lie(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="recipes/"):
+        load_recipe(tmp_path / "no.yaml")
+
+
+def test_what_a_run_was_made_with_is_compared_field_by_field(tmp_path: Path) -> None:
+    old = load(tmp_path, GOOD).model_dump(mode="json")
+    new = load(tmp_path, GOOD, "train.learning_rate=0.1", "score.workers=7")
+    assert list(differing_fields(old, new)) == ["train.learning_rate"]
+
+
+def sections(section: type[Section]) -> list[type[Section]]:
+    inner = [
+        candidate
+        for info in section.model_fields.values()
+        for candidate in (info.annotation,)
+        if isinstance(candidate, type) and issubclass(candidate, Section)
+    ]
+    return [section, *(deep for child in inner for deep in sections(child))]
+
+
+def test_every_field_has_its_sentence() -> None:
+    for section in sections(Recipe):
+        for name, info in section.model_fields.items():
+            is_section = isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+            described = info.description or is_section or name in ("model", "random")
+            assert described, f"{section.__name__}.{name}"

@@ -1,0 +1,1 @@
+"""The training set: collect, verify by running, filter, split, report."""

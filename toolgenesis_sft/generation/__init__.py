@@ -1,0 +1,1 @@
+"""From a checkpoint, or a model behind an endpoint, to predictions that the scorer takes."""

@@ -1,0 +1,426 @@
+"""Servers that speak the OpenAI protocol: started by us for a checkpoint, or already there.
+
+An engine that we start is asked for exactly what the recipe says: sampling defaults that a model
+folder brings along (top_p, top_k, repetition penalty) are neutralised, the chat template's think
+mode is the recipe's, and the answer comes back raw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from toolgenesis_sft.client import ModelClient, is_local, read_key
+from toolgenesis_sft.config import Generate, resolve_path
+from toolgenesis_sft.errors import HarnessFault, UserError
+from toolgenesis_sft.generation import keeper
+from toolgenesis_sft.runs import COMPLETE, read_json, sha256_file, write_json
+
+START_TIMEOUT_S = 1800.0  # a large model is read from a slow disk and compiled
+POLL_S = 0.25
+END_TIMEOUT_S = keeper.GRACE_S + 10
+HOST = "127.0.0.1"
+PAGE_TOKENS = 64  # page of the paged KV cache (transformers)
+CONTEXT_TOKENS = 4096  # KV cache reserved for one request (transformers), prompt and answer
+NEUTRAL_SAMPLING = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+# `transformers serve` answers 500 where text merely looks like a broken tool call, and drops what
+# stands before a turn's end: with this template it hands out the text as it was generated.
+RAW_RESPONSE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor_pattern": "\\Z",
+    "fields": {"content": {"content": "text", "content_args": {"strip": False}}},
+}
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """A model under a label of the report. `folder` is None for a model behind an endpoint.
+
+    digest: SHA-256 of what answers: weights, configuration and tokenizer, or URL and name.
+    """
+
+    label: str
+    source: str
+    folder: Path | None
+    digest: str
+
+
+@dataclass
+class Engine:
+    """A server that answers, and how to start it again should it die."""
+
+    settings: Generate
+    base_url: str
+    model: str
+    log: Path | None = None
+    command: tuple[str, ...] = ()
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    end_markers: tuple[str, ...] = ()
+    concurrency: int = 1
+    num_restarts: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+
+    def client(self) -> ModelClient:
+        return ModelClient(
+            base_url=self.base_url,
+            model=self.model,
+            key_variable=None if self.command else self.settings.api_key_variable,
+            concurrency=self.concurrency,
+            request_timeout_s=self.settings.request_timeout_s,
+            extra_body=self.extra_body,
+            end_markers=self.end_markers,
+        )
+
+    def died(self) -> bool:
+        """Whether a server of ours has ended; an endpoint is never ours to judge."""
+        return self._process is not None and self._process.poll() is not None
+
+    def start(self) -> None:
+        """Start the server and wait until it is healthy. Raises UserError where it ends first."""
+        assert self.log is not None
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(keeper.__file__), *self.command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=self.log.parent,
+                env=server_environment(),
+            )
+        health = f"http://{HOST}:{httpx.URL(self.base_url).port}/health"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise UserError(
+                    "generate.engine",
+                    self.settings.engine,
+                    f"the server ended while starting ({last_words(self.log)})",
+                    f"read {self.log}",
+                )
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(health, timeout=5, trust_env=False).status_code == 200:
+                    return
+            time.sleep(POLL_S)
+        self.stop()
+        raise HarnessFault("engine_start", f"not healthy in {START_TIMEOUT_S} s; log: {self.log}")
+
+    def restart(self) -> None:
+        """Once: a server that dies again has a cause that a restart does not mend."""
+        if self.num_restarts:
+            raise HarnessFault(
+                "engine_died", f"the server died twice; log: {self.log} ({last_words(self.log)})"
+            )
+        self.num_restarts += 1
+        print(f"generate: the server died and is started again; log: {self.log}", file=sys.stderr)
+        self.start()
+
+    def stop(self) -> None:
+        """End the server with its whole process group."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextlib.contextmanager
+def open_engine(
+    settings: Generate, model: AskedModel, thinking: bool, attempt: Path
+) -> Iterator[Engine]:
+    """A healthy server for one model; it ends with the block. Logs go to the attempt's folder."""
+    if model.folder is None:
+        yield endpoint_engine(settings, model)
+        return
+    port = choose_port(settings.port)
+    if settings.engine == "vllm":
+        engine = vllm_engine(settings, model, thinking, attempt, port)
+    else:
+        engine = transformers_engine(settings, model, thinking, attempt, port)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+
+
+def endpoint_engine(settings: Generate, model: AskedModel) -> Engine:
+    assert settings.endpoint_url is not None
+    return Engine(
+        settings=settings,
+        base_url=settings.endpoint_url,
+        model=model.source,
+        concurrency=settings.concurrency,
+    )
+
+
+def transformers_engine(
+    settings: Generate, model: AskedModel, thinking: bool, attempt: Path, port: int
+) -> Engine:
+    """`transformers serve` on a local folder.
+
+    Greedy requests are batched (paged attention gives the same tokens). Sampled ones go one by
+    one: the server has a single random generator, so a seed only holds for a request alone.
+    """
+    assert model.folder is not None
+    binary = Path(sys.executable).with_name("transformers")
+    if not binary.exists():
+        raise UserError(
+            "generate.engine",
+            "transformers",
+            f"{binary} is not there",
+            'pip install "toolgenesis-sft[serve]" torch, or set generate.engine=vllm or endpoint',
+        )
+    greedy = settings.temperature == 0
+    served = attempt / f"served_{model.label.replace('/', '_')}"
+    write_served_folder(model.folder, served, greedy)
+    concurrency = settings.concurrency if greedy else 1
+    command = [str(binary), "serve", "."]
+    command += ["--host", HOST, "--port", str(port)]
+    command += ["--device", "auto" if Path("/dev/nvidia0").exists() else "cpu"]
+    if greedy:
+        pages = concurrency * (settings.max_model_len or CONTEXT_TOKENS) // PAGE_TOKENS
+        command += ["--continuous-batching", "--cb-block-size", str(PAGE_TOKENS)]
+        command += ["--cb-num-blocks", str(pages)]
+    return Engine(
+        settings=settings,
+        base_url=f"http://{HOST}:{port}/v1",
+        model=".",  # the folder it runs in: a path with `@` or `:` would be taken for a revision
+        log=served / "server.log",
+        command=tuple(command),
+        extra_body={"chat_template_kwargs": {"enable_thinking": thinking}},
+        end_markers=stop_tokens(model.folder),
+        concurrency=concurrency,
+    )
+
+
+def vllm_engine(
+    settings: Generate, model: AskedModel, thinking: bool, attempt: Path, port: int
+) -> Engine:
+    """vLLM's OpenAI server, from its own environment or from this one."""
+    python = engine_interpreter(settings)
+    name = "asked"
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(model.folder), "--served-model-name", name]
+    command += ["--host", HOST, "--port", str(port), "--seed", str(settings.seed)]
+    command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
+    command += ["--max-num-seqs", str(settings.concurrency), "--enable-prefix-caching"]
+    command += ["--override-generation-config", json.dumps(NEUTRAL_SAMPLING)]
+    if settings.max_model_len is not None:
+        command += ["--max-model-len", str(settings.max_model_len)]
+    folder = attempt / f"served_{model.label.replace('/', '_')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Engine(
+        settings=settings,
+        base_url=f"http://{HOST}:{port}/v1",
+        model=name,
+        log=folder / "server.log",
+        command=tuple(command),
+        extra_body={"chat_template_kwargs": {"enable_thinking": thinking}},
+        concurrency=settings.concurrency,
+    )
+
+
+def engine_interpreter(settings: Generate) -> Path:
+    """The interpreter that has vLLM. Raises UserError that says how to get one."""
+    if settings.engine_python is not None:
+        python = resolve_path(settings.engine_python).absolute()
+        if not python.exists():
+            raise UserError(
+                "generate.engine_python",
+                settings.engine_python,
+                "is no interpreter",
+                "give the bin/python of the environment that has vLLM",
+            )
+        return python
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "generate.engine",
+            "vllm",
+            "vLLM is not installed here",
+            "set generate.engine_python to the bin/python of its environment, or"
+            " generate.engine=transformers",
+        )
+    return Path(sys.executable)
+
+
+def server_environment() -> dict[str, str]:
+    """The environment of a started server: a local folder needs no network, so it gets none."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    secrets = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not any(word in name.upper() for word in secrets)
+    }
+    return {**inherited, **offline, "PYTHONWARNINGS": "ignore"}
+
+
+def choose_port(asked: int | None) -> int:
+    """A free port, or the one asked for. Raises UserError where that one is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, asked or 0))
+        except OSError as error:
+            raise UserError(
+                "generate.port",
+                asked,
+                f"cannot be used ({error.strerror})",
+                "end what listens there, or leave the field out for a free port",
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def write_served_folder(folder: Path, served: Path, greedy: bool) -> None:
+    """What `transformers serve` sees: links to the model's files, and the two settings files that
+    decide how it samples and answers, written by us."""
+    served.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        (served / path.name).symlink_to(path.resolve())
+    stop = {
+        name: value
+        for name, value in {
+            **read_json(folder / "config.json"),
+            **(read_json(folder / GENERATION) if (folder / GENERATION).exists() else {}),
+        }.items()
+        if name in ("eos_token_id", "pad_token_id", "bos_token_id")
+    }
+    sampling = {} if greedy else NEUTRAL_SAMPLING
+    replace(served / GENERATION, {**stop, "do_sample": not greedy, **sampling})
+    tokenizer = read_json(folder / TOKENIZER) if (folder / TOKENIZER).exists() else {}
+    replace(served / TOKENIZER, {**tokenizer, "response_template": RAW_RESPONSE})
+
+
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer_config.json"
+
+
+def replace(link: Path, value: dict[str, Any]) -> None:
+    link.unlink(missing_ok=True)
+    write_json(link, value)
+
+
+def stop_tokens(folder: Path) -> tuple[str, ...]:
+    """The texts of the tokens that end an answer: a raw completion ends with one of them."""
+    tokenizer = read_json(folder / TOKENIZER) if (folder / TOKENIZER).exists() else {}
+    texts = []
+    for name in ("eos_token", "pad_token"):
+        token = tokenizer.get(name)
+        texts.append(token["content"] if isinstance(token, dict) else token)
+    return tuple(text for text in texts if isinstance(text, str) and text)
+
+
+def check_model_folder(field_name: str, folder: Path, marked: bool) -> None:
+    """Raises UserError where a folder cannot be served: missing, unfinished, not a causal model.
+
+    marked: the folder was written by this package, so it must end with the COMPLETE marker.
+    """
+
+    def refuse(rule: str, next_step: str) -> UserError:
+        return UserError(field_name, str(folder), rule, next_step)
+
+    if not folder.is_dir():
+        raise refuse("is not there", "run `toolgenesis-sft export` first, or name another folder")
+    if marked and not (folder / COMPLETE).exists():
+        raise refuse("is not finished (no COMPLETE)", "run the stage that writes it again")
+    if not (folder / "config.json").exists():
+        next_step = "name a Hugging Face model folder, or a hub name"
+        if (folder / "latest").exists() or list(folder.glob("**/*_model_states.pt")):
+            next_step = "this is a training checkpoint: run `toolgenesis-sft export` and name that"
+        raise refuse("holds no config.json", next_step)
+    names = read_json(folder / "config.json").get("architectures") or []
+    if not any(str(name).endswith("ForCausalLM") for name in names):
+        raise refuse(
+            f"has the architecture {names or 'unknown'}", "name a causal language model (...ForCausalLM)"
+        )
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise refuse("holds no tokenizer", "copy the tokenizer files of its base model into it")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = set(read_json(index)["weight_map"].values())
+        missing = sorted(name for name in shards if not (folder / name).exists())
+        if missing:
+            raise refuse(f"lacks {missing[0]}", "the copy is unfinished: copy or export it again")
+    elif not list(folder.glob("*.safetensors")) and not list(folder.glob("*.bin")):
+        raise refuse("holds no weights", "copy the .safetensors files into it, or export it again")
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of weights, configuration and tokenizer."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"):
+            total.update(f"{path.name}:{sha256_file(path)}\n".encode())
+    return total.hexdigest()
+
+
+def hub_folder(field_name: str, name: str) -> Path:
+    """A hub model's files: from the cache where they are whole, else downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.pth", "*.gguf", "original/*"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            field_name,
+            name,
+            "is no folder, and no hub model that can be had here",
+            f"download it where there is a network (`hf download {name}`), or name a folder",
+        ) from error
+
+
+def endpoint_model_name(settings: Generate) -> str:
+    """The model to ask for: the recipe's, else the only one that the endpoint offers."""
+    if settings.endpoint_model is not None:
+        return settings.endpoint_model
+    assert settings.endpoint_url is not None
+    url = settings.endpoint_url.rstrip("/") + "/models"
+    key = read_key(settings.api_key_variable)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        answer = httpx.get(
+            url, headers=headers, timeout=30, trust_env=not is_local(url)
+        ).raise_for_status()
+        names = [str(model["id"]) for model in answer.json()["data"]]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "generate.endpoint_url",
+            settings.endpoint_url,
+            f"does not list its models ({type(error).__name__})",
+            "check that it is up and its key is right, or set generate.endpoint_model",
+        ) from error
+    if len(names) != 1:
+        raise UserError(
+            "generate.endpoint_model",
+            "not set",
+            f"the endpoint offers {len(names)} models: {', '.join(names[:5])}",
+            "set generate.endpoint_model to one of them",
+        )
+    return names[0]
+
+
+def last_words(log: Path | None) -> str:
+    """The last line of a log that says something."""
+    if log is None or not log.exists():
+        return "no log"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else "it wrote nothing"

@@ -1,0 +1,49 @@
+"""The loss curve: what metrics.jsonl says, beside the published curve where it belongs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from toolgenesis_sft.config import Report
+from toolgenesis_sft.records import Record
+from toolgenesis_sft.reporting.published import PublishedLoss, published_loss
+from toolgenesis_sft.reporting.study import Study
+
+MAX_POINTS = 1000  # more than a screen has pixels for; above it every k-th step is kept
+
+
+class LossCurve(Record):
+    """[optimizer step, loss] in nats per supervised token; `validation` where it was measured."""
+
+    train: tuple[tuple[int, float], ...]
+    validation: tuple[tuple[int, float], ...]
+    published: PublishedLoss | None
+
+
+def loss_curve(study: Study, settings: Report) -> LossCurve | None:
+    """None for a folder that was not trained in. A step that was run twice (after a resume)
+    shows its last value."""
+    if not study.folder.metrics.exists():
+        return None
+    train: dict[int, float] = {}
+    validation: dict[int, float] = {}
+    for line in study.folder.metrics.read_bytes().split(b"\n")[:-1]:
+        entry = json.loads(line)
+        for name, points in (("loss", train), ("val_loss", validation)):
+            value = entry.get(name)
+            if isinstance(value, int | float) and math.isfinite(value):
+                points[int(entry["step"])] = float(value)
+    if not train:
+        return None
+    return LossCurve(
+        train=_thinned(train),
+        validation=_thinned(validation),
+        published=published_loss(settings, study.start_model),
+    )
+
+
+def _thinned(points: dict[int, float]) -> tuple[tuple[int, float], ...]:
+    ordered = sorted(points.items())
+    stride = max(1, math.ceil(len(ordered) / MAX_POINTS))
+    return tuple(ordered[i] for i in range(len(ordered)) if i % stride == 0 or i == len(ordered) - 1)

@@ -1,0 +1,299 @@
+"""The report stage: count what was scored, write report.json and report.html, print the table."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from toolgenesis_sft.config import Recipe, Report
+from toolgenesis_sft.errors import Outcome
+from toolgenesis_sft.records import (
+    FIGURES,
+    FigureName,
+    FigureSummary,
+    GroupSummary,
+    RunReport,
+)
+from toolgenesis_sft.reporting import breakdown, curves, evidence, page, stats
+from toolgenesis_sft.reporting.analysis import Analysis
+from toolgenesis_sft.reporting.published import published_rows
+from toolgenesis_sft.reporting.study import Contestant, ScenarioSet, Study, study_folder, study_run
+from toolgenesis_sft.runs import RunFolder, add_provenance, read_json, sha256_file, write_json
+
+SHORT: dict[FigureName, str] = {
+    "compliance": "compl.",
+    "launch": "launch",
+    "schema_f1": "schema F1",
+    "ut_soft": "UT soft",
+    "ut_hard": "UT hard",
+    "capability_boundary": "boundary",
+    "task_utility": "tasks",
+}
+NARROW_COLUMNS = 100  # below this width the table leaves the intervals out
+
+
+def report_run(recipe: Recipe, run: RunFolder) -> RunReport:
+    """Write report.json and report.html of a run. Raises UserError before generate and score."""
+    return _write(study_run(recipe, run), recipe.report)
+
+
+def report_folder(benchmark: Path, out: Path, settings: Report) -> RunReport:
+    """The same for a `score --out` folder, with the whole benchmark as the denominator."""
+    return _write(study_folder(benchmark, out), settings)
+
+
+def summarise_run(recipe: Recipe, run: RunFolder) -> RunReport:
+    """The report of a run, without writing anything."""
+    return summarise(study_run(recipe, run), recipe.report)
+
+
+def _write(study: Study, settings: Report) -> RunReport:
+    with study.folder.locked("report"):
+        add_provenance(
+            study.folder,
+            "report",
+            {"benchmark_digest": study.benchmark.digest, "profile": study.profile},
+        )
+        report = summarise(study, settings)
+        report = report.model_copy(update={"provenance": read_json(study.folder.provenance)})
+        page.write(study, report, Analysis.model_validate(report.extra))
+        write_json(study.folder.report_json, report.model_dump(mode="json"))
+    return report
+
+
+def summarise(study: Study, settings: Report) -> RunReport:
+    """Count: the one way from scores to figures."""
+    values = breakdown.server_values(study)
+    groups = tuple(
+        _group(study, values, contestant, scenarios, settings.bootstrap_resamples)
+        for contestant in study.contestants
+        for scenarios in study.sets
+    )
+    faults = harness_faults(study)
+    resamples = settings.bootstrap_resamples
+    rows, note = published_rows(settings)
+    analysis = Analysis(
+        figures=study.figures,
+        sets=study.sets,
+        trained_on=tuple(slug for slug in study.sets["all"] if slug in study.trained_on),
+        num_samples={str(c): n for c, n in study.num_samples.items()},
+        not_applicable=_not_applicable(study),
+        scores_digest=sha256_file(study.folder.scores),
+        notes=(*notes(study, groups), *note),
+        published=rows,
+        funnels=tuple(breakdown.funnels(study, values)),
+        slices=tuple(breakdown.slices(study, values)),
+        faults=tuple(breakdown.taxonomy(study, evidence.unit_test_faults(study))),
+        before_and_after=tuple(breakdown.before_and_after(study, values, resamples)),
+        strategy_gaps=tuple(breakdown.strategy_gaps(study, values, resamples)),
+        passes_at_k=tuple(breakdown.passes_at_k(study)),
+        alignments=tuple(breakdown.alignments(study)),
+        side_figures=tuple(breakdown.side_figures(study)),
+        loss=curves.loss_curve(study, settings),
+        servers={str(contestant): figures for contestant, figures in values.items()},
+    )
+    return RunReport(
+        name=study.name,
+        benchmark=study.benchmark.path.name,
+        benchmark_digest=study.benchmark.digest,
+        profile=study.profile,
+        provenance=study.provenance,
+        groups=groups,
+        harness_faults=tuple(faults),
+        headline_blocked=bool(faults),
+        extra=analysis.model_dump(mode="json"),
+    )
+
+
+def _group(
+    study: Study,
+    values: breakdown.Values,
+    contestant: Contestant,
+    scenarios: ScenarioSet,
+    resamples: int,
+) -> GroupSummary:
+    slugs = study.sets[scenarios]
+    return GroupSummary(
+        model=contestant.model,
+        strategy=contestant.strategy,
+        scenarios=scenarios,
+        memorisation=study.memorised(contestant, scenarios),
+        num_servers=len(slugs),
+        missing_slugs=study.missing(contestant, slugs),
+        figures={
+            figure: _summary(study, values[contestant][figure], contestant, figure, slugs, resamples)
+            for figure in study.figures
+            if any(slug in values[contestant][figure] for slug in slugs)
+        },
+    )
+
+
+def _summary(
+    study: Study,
+    values: dict[str, float | None],
+    contestant: Contestant,
+    figure: FigureName,
+    slugs: tuple[str, ...],
+    resamples: int,
+) -> FigureSummary:
+    inside = [slug for slug in slugs if slug in values]
+    scores = {slug: study.figure(contestant, slug, figure) for slug in inside}
+    reached = [
+        mean
+        for samples in scores.values()
+        if (mean := stats.mean([s.value for s in samples if _is_reached(s) and s.value is not None]))
+        is not None
+    ]
+    known = [values[slug] for slug in inside if values[slug] is not None]
+    complete = len(known) == len(inside)
+    return FigureSummary(
+        mean_all=breakdown.mean_over(values, inside),
+        mean_reached=stats.mean(reached),
+        n=len(inside),
+        ci95=stats.intervals(np.array(known, dtype=np.float64)[:, None], resamples)[0]
+        if complete
+        else None,
+        outcomes=dict(
+            sorted(Counter(s.outcome for samples in scores.values() for s in samples).items())
+        ),
+    )
+
+
+def _is_reached(score: object) -> bool:
+    return getattr(score, "outcome", None) is Outcome.SCORED
+
+
+def harness_faults(study: Study) -> list[str]:
+    """One line a prediction that the harness owes a score: what was asked and what went wrong."""
+    lines = []
+    for contestant in study.contestants:
+        for slug in study.sets["all"]:
+            reasons: defaultdict[int, dict[str, None]] = defaultdict(dict)
+            for figure in study.figures:
+                if not study.applies(slug, figure):
+                    continue
+                for sample, score in enumerate(study.figure(contestant, slug, figure)):
+                    if score.outcome is Outcome.HARNESS_FAULT:
+                        reasons[sample][score.reason or "unnamed"] = None
+            lines += [
+                f"{contestant} {slug} sample {sample}: {'; '.join(found)}"
+                for sample, found in reasons.items()
+            ]
+    return lines
+
+
+def _not_applicable(study: Study) -> dict[FigureName, int]:
+    counts = {
+        figure: sum(not study.applies(slug, figure) for slug in study.sets["all"])
+        for figure in study.figures
+    }
+    return {figure: count for figure, count in counts.items() if count}
+
+
+def notes(study: Study, groups: tuple[GroupSummary, ...]) -> list[str]:
+    """What a reader must know to read the figures rightly, one sentence each."""
+    lines = [
+        "The benchmark is the denominator: a model fault and a layer that was not reached count as"
+        " 0 in every mean over all servers; the means over reached servers leave them out.",
+        f"Intervals are 95 % percentile bootstrap intervals over servers"
+        f" (seed {stats.SEED}); where all servers agree the interval has no width, which is no"
+        " proof that the next server would agree too.",
+    ]
+    if study.trained_on:
+        lines.append(
+            f"The trained model saw {len(study.trained_on)} of these scenarios with their answers:"
+            " its rows on training scenarios show memorisation, not skill. Skill is what the rows"
+            " on held-out scenarios show."
+        )
+    missing = sorted({slug for group in groups for slug in group.missing_slugs})
+    if missing:
+        lines.append(
+            f"{len(missing)} scenarios lack a prediction in at least one row and count as 0 there:"
+            f" {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}."
+        )
+    lines += [
+        f"{figure}: {count} of {len(study.sets['all'])} servers have no data for it in the"
+        " benchmark and are not in its n."
+        for figure, count in _not_applicable(study).items()
+    ]
+    if study.left_out:
+        lines.append(
+            f"Scores of {len(study.left_out)} scenarios that were not asked for are left out:"
+            f" {', '.join(study.left_out[:10])}."
+        )
+    return lines
+
+
+def table(report: RunReport) -> str:
+    """The table for a terminal: measured rows, then published ones, fitted to the width."""
+    width = shutil.get_terminal_size((120, 24)).columns
+    analysis = Analysis.model_validate(report.extra)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=None)
+    for name in ("model", "strategy", "scenarios"):
+        grid.add_column(name, overflow="fold")
+    grid.add_column("n", justify="right")
+    for figure in FIGURES:
+        grid.add_column(SHORT[figure], justify="right", no_wrap=True)
+    for group in report.groups:
+        wide = width >= NARROW_COLUMNS
+        cells = [_cell(group.figures.get(figure), wide) for figure in FIGURES]
+        where = group.scenarios + (" (memorisation)" if group.memorisation else "")
+        missing = f"\n{len(group.missing_slugs)} missing" if group.missing_slugs else ""
+        grid.add_row(
+            Text(group.model),
+            Text(group.strategy),
+            where.replace("_", "-"),
+            f"{group.num_servers}{missing}",
+            *cells,
+        )
+    grid.add_section()
+    for row in analysis.published:
+        grid.add_row(
+            Text(row.model),
+            row.strategy,
+            f"published: {row.source}",
+            "",
+            *(_number(row.figures.get(figure)) for figure in FIGURES),
+            style="dim",
+        )
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, highlight=False)
+    console.print(grid)
+    if report.headline_blocked:
+        console.print(
+            Text(
+                f"No headline: {len(report.harness_faults)} predictions could not be scored by the"
+                " harness (not the model's fault). Run the same command again. First: "
+                + report.harness_faults[0]
+            )
+        )
+    return out.getvalue().rstrip() + "\n"
+
+
+def _cell(summary: FigureSummary | None, with_interval: bool) -> str:
+    if summary is None:
+        return "-"
+    if summary.mean_all is None:
+        return "blocked"
+    interval = ""
+    if with_interval and summary.ci95 is not None:
+        interval = "\n" + "-".join(_number(bound) for bound in summary.ci95)
+    return _number(summary.mean_all) + interval
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def load_report(folder: Path) -> tuple[RunReport, Analysis]:
+    """A report that was written before, as `compare` needs it."""
+    report = RunReport.model_validate(read_json(RunFolder(folder).report_json))
+    return report, Analysis.model_validate(report.extra)

@@ -1,0 +1,292 @@
+"""What a report is about: which scenarios were asked for, of whom, and what came back.
+
+A run asks for the scenarios of its recipe; a bare folder is a submission to the whole benchmark.
+Either way those scenarios are the denominator, whatever was predicted or scored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from toolgenesis_sft.benchmark import Benchmark, load_answer_keys, load_benchmark
+from toolgenesis_sft.config import Recipe, resolve_path
+from toolgenesis_sft.errors import Outcome, UserError
+from toolgenesis_sft.records import (
+    FIGURES,
+    AnswerKey,
+    ChatSample,
+    FigureName,
+    FigureScore,
+    Json,
+    LayerScores,
+    ServerPrediction,
+    Strategy,
+)
+from toolgenesis_sft.runs import RunFolder, provenance, read_json, read_records
+
+ScenarioSet = Literal["train", "held_out", "all"]
+LAYERS: dict[str, tuple[FigureName, ...]] = {
+    "L1": ("compliance", "launch"),
+    "L2": ("schema_f1", "ut_soft", "ut_hard"),
+    "L3": ("capability_boundary",),
+    "L4": ("task_utility",),
+}
+BEFORE, TRAINED = "before_training", "trained"
+NO_PREDICTION = "no_prediction"
+NOT_SCORED = "not_scored"
+
+
+class Contestant(NamedTuple):
+    """A model with a strategy: one row of the table, on each set of scenarios."""
+
+    model: str
+    strategy: Strategy
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.strategy}"
+
+
+Key = tuple[str, str, str, int]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that the report counts. `sets` holds slugs in the benchmark's order."""
+
+    name: str
+    folder: RunFolder
+    benchmark: Benchmark
+    keys: dict[str, AnswerKey]
+    profile: str
+    sets: dict[ScenarioSet, tuple[str, ...]]
+    trained_on: frozenset[str]
+    start_model: str | None
+    contestants: tuple[Contestant, ...]
+    num_samples: dict[Contestant, int]
+    figures: tuple[FigureName, ...]
+    predictions: dict[Key, ServerPrediction]
+    scores: dict[Key, LayerScores]
+    absent: Outcome
+    """Outcome of a scenario without a prediction: a submission that leaves it out is at fault,
+    a run whose generation still owes it has not reached it. Either counts as 0."""
+    provenance: dict[str, Json]
+    left_out: tuple[str, ...] = ()
+
+    def memorised(self, contestant: Contestant, scenarios: ScenarioSet) -> bool:
+        """Whether this row shows what the model was trained on."""
+        return contestant.model == TRAINED and bool(self.trained_on) and scenarios == "train"
+
+    def applies(self, slug: str, figure: FigureName) -> bool:
+        """Whether the benchmark holds what the figure is computed from, for this server."""
+        key = self.keys[slug]
+        if figure in ("ut_soft", "ut_hard"):
+            return bool(key.unit_tests)
+        if figure == "task_utility":
+            return any(task.plan and task.outcome for task in key.tasks) or self._was_judged(slug)
+        return True
+
+    def _was_judged(self, slug: str) -> bool:
+        return any(
+            score.figures["task_utility"].outcome is Outcome.SCORED
+            for contestant in self.contestants
+            for score in (self.scores.get((*contestant, slug, 0)),)
+            if score is not None and "task_utility" in score.figures
+        )
+
+    def figure(self, contestant: Contestant, slug: str, figure: FigureName) -> list[FigureScore]:
+        """One score a sample; every sample that was asked for has one."""
+        return [
+            self._figure((*contestant, slug, sample), figure)
+            for sample in range(self.num_samples[contestant])
+        ]
+
+    def _figure(self, key: Key, figure: FigureName) -> FigureScore:
+        score = self.scores.get(key)
+        if score is not None and figure in score.figures:
+            return score.figures[figure]
+        if score is not None or key in self.predictions:
+            return FigureScore(outcome=Outcome.HARNESS_FAULT, reason=NOT_SCORED)
+        return FigureScore(outcome=self.absent, reason=NO_PREDICTION)
+
+    def missing(self, contestant: Contestant, slugs: Iterable[str]) -> tuple[str, ...]:
+        """Servers without a single prediction."""
+        return tuple(
+            slug
+            for slug in slugs
+            if all(
+                score.reason == NO_PREDICTION
+                for score in self.figure(contestant, slug, self.figures[0])
+            )
+        )
+
+
+def study_run(recipe: Recipe, run: RunFolder) -> Study:
+    """The study of a run folder. Raises UserError where a stage before the report did not run."""
+    for path, stage in ((run.predictions, "generate"), (run.scores, "score")):
+        if not path.exists():
+            raise UserError(
+                "report",
+                str(path),
+                "does not exist",
+                f"run `toolgenesis-sft {stage}` with the same recipe first",
+            )
+    benchmark = load_benchmark(resolve_path(recipe.benchmark))
+    trained_on = frozenset(
+        sample.scenario
+        for sample in read_records(run.data / "train.jsonl", ChatSample)
+        if sample.scenario is not None
+    )
+    predictions = {p.key: p for p in read_records(run.predictions, ServerPrediction)}
+    found = {Contestant(model, strategy) for model, strategy, _, _ in predictions}
+    models = {contestant.model for contestant in found}
+    if TRAINED in models and recipe.generate.compare_before_training:
+        models.add(BEFORE)
+    found |= {Contestant(model, s) for model in models for s in recipe.generate.strategies}
+    return _study(
+        name=run.root.name,
+        folder=run,
+        benchmark=benchmark,
+        profile=recipe.score.profile,
+        sets=asked_sets(benchmark, trained_on, recipe.generate.scenarios),
+        trained_on=trained_on,
+        start_model=recipe.model.name_or_path,
+        contestants=found,
+        num_samples=recipe.generate.num_samples,
+        layers=recipe.score.layers,
+        predictions=predictions,
+        absent=Outcome.NOT_REACHED,
+    )
+
+
+def study_folder(benchmark_path: Path, out: Path) -> Study:
+    """The study of a `score --out` folder: the whole benchmark is the denominator."""
+    folder = RunFolder(out)
+    if not folder.scores.exists():
+        raise UserError(
+            "--out",
+            str(out),
+            "holds no scores.jsonl",
+            "run `toolgenesis-sft score` with the same --out first",
+        )
+    settings = read_json(out / "score.json") if (out / "score.json").exists() else {}
+    benchmark = load_benchmark(benchmark_path)
+    if settings.get("benchmark_digest", benchmark.digest) != benchmark.digest:
+        raise UserError(
+            "--benchmark",
+            str(benchmark_path),
+            f"is not the benchmark that {out} was scored on",
+            f"give {settings.get('benchmark', 'that file')} as it was, or score again",
+        )
+    if settings and "score" not in _provenance(folder):
+        raise UserError(
+            "--out",
+            str(out),
+            "was not scored to the end",
+            "run `toolgenesis-sft score` with the same options again: it continues",
+        )
+    return _study(
+        name=out.resolve().name,
+        folder=folder,
+        benchmark=benchmark,
+        profile=settings.get("profile", "strict"),
+        sets=asked_sets(benchmark, frozenset(benchmark.train), "all"),
+        trained_on=frozenset(),
+        start_model=None,
+        contestants=set(),
+        num_samples=1,
+        layers=settings.get("layers"),
+        predictions={p.key: p for p in read_records(folder.predictions, ServerPrediction)},
+        absent=Outcome.MODEL_FAULT,
+    )
+
+
+def asked_sets(
+    benchmark: Benchmark, trained_on: frozenset[str], scenarios: str
+) -> dict[ScenarioSet, tuple[str, ...]]:
+    """The scenarios that were asked for, by set; `all` is their union and always there.
+
+    `train` means those the model was trained on; without training data, the benchmark's split.
+    """
+    train = trained_on or frozenset(benchmark.train)
+    held_out = frozenset(benchmark.held_out) - train
+    wanted = {
+        "train": train,
+        "held_out": held_out,
+        "train_and_held_out": train | held_out,
+        "all": frozenset(benchmark.slugs),
+    }[scenarios]
+    asked = tuple(slug for slug in benchmark.slugs if slug in wanted)
+    sets: dict[ScenarioSet, tuple[str, ...]] = {
+        "train": tuple(slug for slug in asked if slug in train),
+        "held_out": tuple(slug for slug in asked if slug in held_out),
+    }
+    return {**{name: slugs for name, slugs in sets.items() if slugs and train}, "all": asked}
+
+
+def _study(
+    *,
+    name: str,
+    folder: RunFolder,
+    benchmark: Benchmark,
+    profile: str,
+    sets: dict[ScenarioSet, tuple[str, ...]],
+    trained_on: frozenset[str],
+    start_model: str | None,
+    contestants: set[Contestant],
+    num_samples: int,
+    layers: Iterable[str] | None,
+    predictions: dict[Key, ServerPrediction],
+    absent: Outcome,
+) -> Study:
+    asked = set(sets["all"])
+    every_score = read_records(folder.scores, LayerScores)
+    scores = {score.key: score for score in every_score if score.slug in asked}
+    left_out = {score.slug for score in every_score} - asked
+    contestants |= {Contestant(score.model, score.strategy) for score in scores.values()}
+    samples: defaultdict[Contestant, int] = defaultdict(lambda: num_samples)
+    for model, strategy, _, sample in (*predictions, *scores):
+        contestant = Contestant(model, strategy)  # type: ignore[arg-type]  # a record's own value
+        samples[contestant] = max(samples[contestant], sample + 1)
+    ordered = tuple(sorted(contestants, key=_order)) or (Contestant("imported", "imported"),)
+    if layers is not None:
+        figures = tuple(figure for layer in LAYERS if layer in layers for figure in LAYERS[layer])
+    else:
+        present = {figure for score in scores.values() for figure in score.figures}
+        figures = tuple(f for f in FIGURES if f in present) or FIGURES
+    keys = load_answer_keys(benchmark.path)
+    study = Study(
+        name=name,
+        folder=folder,
+        benchmark=benchmark,
+        keys=keys,
+        profile=profile,
+        sets=sets,
+        trained_on=trained_on,
+        start_model=start_model,
+        contestants=ordered,
+        num_samples={contestant: samples[contestant] for contestant in ordered},
+        figures=figures,
+        predictions={key: p for key, p in predictions.items() if p.slug in asked},
+        scores=scores,
+        absent=absent,
+        provenance=_provenance(folder),
+        left_out=tuple(sorted(left_out)),
+    )
+    return study
+
+
+def _provenance(folder: RunFolder) -> dict[str, Json]:
+    stages: dict[str, Json] = (
+        read_json(folder.provenance) if folder.provenance.exists() else {"report": provenance()}
+    )
+    return stages
+
+
+def _order(contestant: Contestant) -> tuple[int, str, str]:
+    """Before training first, the trained model after it, then whoever else, by name."""
+    place = {BEFORE: 0, TRAINED: 1}.get(contestant.model, 2)
+    return place, contestant.model, contestant.strategy

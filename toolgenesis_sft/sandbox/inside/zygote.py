@@ -1,0 +1,146 @@
+"""The warm zygote: imports the servers' libraries once, then forks a server for each request.
+
+Runs as the only program of the jail. Requests come as datagrams on the socket whose number is
+argv[1]: one byte and five file descriptors (stdin, stdout, stderr, report, program). argv[2] is
+JSON: the limits and whether to change the uid. When the socket ends, so does the jail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import importlib.metadata
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+from typing import Any, NoReturn
+
+sys.path[:0] = ["/opt/toolgenesis/inside"]
+sys.path.append("/opt/toolgenesis/shim")
+
+import audit
+import confine
+import program
+
+REPORT_FD, PROGRAM_FD = 3, 4
+
+
+def main() -> None:
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    settings = json.loads(sys.argv[2])
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the servers
+    own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    warm_up()
+    requests.send(json.dumps(describe_environment()).encode())
+    while True:
+        _, fds, _, _ = socket.recv_fds(requests, 16, 5)
+        if len(fds) != 5:
+            return  # the harness has closed its end, or has died
+        if confine.fork_into_pid_namespace(own_namespace) == 0:
+            run_server(fds, settings)
+        for fd in fds:
+            os.close(fd)
+
+
+def warm_up() -> None:
+    """Import both FastMCPs and send one list and one call through each, in memory: the first use
+    of a server builds validators and event loops that every fork then has."""
+    native, package = program.server_classes()
+    program.serve_over_stdio_only()
+    for module in ("src.apps", "anyio._backends._asyncio", "mcp.server.stdio"):
+        importlib.import_module(module)
+    asyncio.run(_warm_native(native))
+    asyncio.run(_warm_package(package))
+    assert threading.active_count() == 1, "a fork would lose the other threads"
+    gc.collect()
+    gc.freeze()
+
+
+def _add_tool(server: Any) -> Any:
+    @server.tool()
+    def sample(a: int, b: str = "", c: list[float] | None = None) -> dict[str, Any]:
+        """A tool."""
+        return {"a": a, "b": b, "c": c}
+
+    return server
+
+
+async def _warm_native(cls: Any) -> None:
+    memory = importlib.import_module("mcp.shared.memory")
+    server = _add_tool(cls("warm"))
+    async with memory.create_connected_server_and_client_session(server._mcp_server) as client:
+        await client.list_tools()
+        await client.call_tool("sample", {"a": 1, "b": "x", "c": [1.5]})
+
+
+async def _warm_package(cls: Any) -> None:
+    server = _add_tool(cls("warm"))
+    async with importlib.import_module("fastmcp").Client(server) as client:
+        await client.list_tools()
+        await client.call_tool("sample", {"a": 1, "b": "x", "c": [1.5]})
+
+
+def describe_environment() -> dict[str, Any]:
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "mcp": importlib.metadata.version("mcp"),
+        "fastmcp": importlib.metadata.version("fastmcp"),
+        "uid": os.getuid(),
+    }
+
+
+def run_server(fds: list[int], settings: dict[str, Any]) -> NoReturn:
+    """In the fork: shut in, say hello, wait for leave to go, run the program. Never returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    report = take_descriptors(fds)
+    try:
+        confine.confine(settings["limits"], settings["change_uid"])
+    except OSError as error:
+        tell(report, "setup_failed", str(error))
+        os._exit(1)
+    tell(report, "hello", "")
+    if not report.recv(1):
+        os._exit(1)
+    with open(PROGRAM_FD, "rb") as file:
+        code = file.read()
+    with contextlib.suppress(OSError), open(audit.SERVER_FILE, "wb") as copy:
+        copy.write(code)  # for tracebacks and inspect.getsource; a full /tmp is no fault
+    report.setblocking(False)
+
+    def cpu_time_is_over(_: int, __: FrameType | None) -> NoReturn:
+        tell(report, "cpu_limit", f"{settings['limits']['cpu_s']} s of CPU time")
+        os._exit(1)
+
+    signal.signal(signal.SIGXCPU, cpu_time_is_over)
+    audit.arm(lambda line: tell(report, "denied", line))
+    try:
+        program.serve(code)
+    except program.Unservable as fault:
+        tell(report, fault.kind, fault.detail)
+        os._exit(1)
+    os._exit(0)
+
+
+def take_descriptors(fds: list[int]) -> socket.socket:
+    """Move stdin, stdout, stderr, report and program to 0..4 and close all others."""
+    high = [os.dup2(fd, 100 + place) for place, fd in enumerate(fds)]
+    for place, fd in enumerate(high):
+        os.dup2(fd, place, inheritable=place < 3)
+    os.closerange(5, 1 << 16)
+    return socket.socket(fileno=REPORT_FD)
+
+
+def tell(report: socket.socket, kind: str, detail: str) -> None:
+    """One datagram to the harness. A full or closed socket loses it: it is evidence, no signal."""
+    with contextlib.suppress(OSError):
+        report.send(json.dumps({"kind": kind, "detail": detail[:1000]}).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a generated server is worth: four layers, each figure with the side at fault."""

@@ -1,0 +1,152 @@
+"""`toolgenesis-sft train`: prepare on the CPU, start accelerate's launcher, watch, say how it ended.
+
+    toolgenesis-sft train RECIPE      this process: no torch, holds the run's lock
+      python -m ...training.launch    accelerate's launcher (main, below), in a process of its own
+        python -m ...training RECIPE  one a rank (training/__main__.py)
+
+The launcher yields 1 whatever its ranks yield, so a rank that ends on purpose leaves its exit
+status and a line for people in the attempt's log folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from toolgenesis_sft.config import Recipe, load_recipe, resolve_path
+from toolgenesis_sft.errors import EXIT_REQUEUE, HarnessFault, UserError
+from toolgenesis_sft.progress import Progress
+from toolgenesis_sft.records import Record
+from toolgenesis_sft.runs import RunFolder
+from toolgenesis_sft.training.checkpoint import (
+    complete_checkpoints,
+    identity_of,
+    require_same_identity,
+)
+from toolgenesis_sft.training.packing import Order, OrderSettings
+from toolgenesis_sft.training.signals import STOP_SIGNALS, end_with_parent
+from toolgenesis_sft.training.tokens import TokenSet, load_tokens
+
+ATTEMPT_VARIABLE = "TOOLGENESIS_ATTEMPT"  # the attempt's log folder; the run's lock is held
+POLL_S = 0.5
+
+
+class Status(Record):
+    """How a rank ended on purpose. `detail` is empty, or says why in one line."""
+
+    exit_code: int
+    detail: str = ""
+
+
+def train(recipe_path: Path, overrides: tuple[str, ...], run: RunFolder) -> int:
+    """Train, or continue, to the end. Yields the exit status: 0, or 85 (saved, to be requeued).
+
+    Raises UserError for what a person can mend, also where a rank found it, and HarnessFault
+    with the cause where training ended otherwise.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    for package in ("torch", "accelerate", "deepspeed", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                "environment", package, "is not installed", "pip install 'toolgenesis-sft[train]'"
+            )
+    with run.locked("train"):
+        tokens = load_tokens(recipe, run)
+        if is_finished(recipe, run, tokens):
+            print(f"train: {run.root} is trained already", file=sys.stderr)
+            return 0
+        order = Order(tokens.lengths, tokens.num_supervised, OrderSettings.of(recipe), 1)
+        attempt = run.new_attempt("train")
+        command = launcher_command(recipe_path, overrides, recipe, run)
+        return_code, stopped = watch(command, run, attempt, order.num_steps)
+        return how_it_ended(attempt, return_code, stopped)
+
+
+def is_finished(recipe: Recipe, run: RunFolder, tokens: TokenSet) -> bool:
+    """Whether the last step's checkpoint is there. Raises UserError for another training's."""
+    for newest in complete_checkpoints(run)[:1]:
+        require_same_identity(newest, identity_of(recipe, tokens.fingerprint))
+        return newest.finished
+    return False
+
+
+def launcher_command(
+    recipe_path: Path, overrides: tuple[str, ...], recipe: Recipe, run: RunFolder
+) -> list[str]:
+    """accelerate's launcher with the recipe's configuration, and what each rank runs."""
+    configuration = resolve_path(recipe.train.accelerate_config)
+    if not configuration.exists():
+        raise UserError(
+            "train.accelerate_config",
+            str(configuration),
+            "cannot be read",
+            "name one of launch/accelerate_*.yaml",
+        )
+    launcher = [sys.executable, "-m", "toolgenesis_sft.training.launch"]
+    options = {
+        "config_file": str(configuration),
+        "num_processes": str(recipe.train.num_processes),
+        "main_process_port": "0",
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    rank = [sys.executable, "-m", "toolgenesis_sft.training", str(recipe_path), *overrides]
+    return [*launcher, *flags, "--no_python", *rank, "--run", str(run.root.absolute())]
+
+
+def watch(
+    command: list[str], run: RunFolder, attempt: Path, num_steps: int
+) -> tuple[int, bool]:
+    """Run the launcher to its end and show progress from metrics.jsonl.
+
+    Yields its return code, and whether this process was asked to stop; the launcher is told.
+    """
+    env = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
+    env |= {ATTEMPT_VARIABLE: str(attempt.absolute())}
+    env.setdefault("PYTHONWARNINGS", "ignore")
+    env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    with (attempt / "launcher.log").open("wb") as log:
+        launcher = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        with passed_on(launcher) as asked, Progress("train", num_steps, "steps") as progress:
+            while launcher.poll() is None:
+                time.sleep(POLL_S)
+                show(progress, run)
+            show(progress, run)
+    finally:
+        launcher.kill()  # a no-op after its end; on Ctrl-C the ranks end with it
+        launcher.wait()
+    return launcher.returncode, bool(asked)
+
+
+def show(progress: Progress, run: RunFolder) -> None:
+    """Bring the progress up to the steps that metrics.jsonl has."""
+    lines = run.metrics.read_bytes().splitlines() if run.metrics.exists() else []
+    for line in lines[progress.num_done :]:
+        progress.done(note="")
+
+
+@contextmanager
+def passed_on(launcher: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass requests to stop on to the launcher; the list holds those that came."""
+    asked: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        launcher.send_signal(number)
+
+    before = {number: signal.signal(number, receive) for number in STOP_SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
