@@ -97,6 +97,11 @@ def load_answer_keys(path: Path) -> dict[str, AnswerKey]:
     }
 
 
+def load_gold_schemas(path: Path) -> dict[str, tuple[ToolSchema, ...]]:
+    """The gold tools alone, by slug: what the oracle setting of generation shows a model."""
+    return {slug: key.tools for slug, key in load_answer_keys(path).items()}
+
+
 def is_error_text(text: str) -> bool:
     """Whether a recorded or live answer says that the call failed.
 

@@ -196,9 +196,7 @@ class ModelClient:
 
     def _shaped(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body without what this server has refused before."""
-        shaped = {
-            name: value for name, value in body.items() if name not in self._refused_fields
-        }
+        shaped = {name: value for name, value in body.items() if name not in self._refused_fields}
         if "max_tokens" in self._refused_fields:
             shaped["max_completion_tokens"] = body["max_tokens"]
         return shaped

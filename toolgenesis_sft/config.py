@@ -15,7 +15,6 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from pydantic.fields import FieldInfo
 
 from toolgenesis_sft.errors import UserError
@@ -159,6 +158,9 @@ class Generate(Section):
     endpoint_model: str | None = Field(None, description="the model's name at the endpoint")
     api_key_variable: str | None = Field(
         None, description="name of the environment variable that holds the endpoint's key"
+    )
+    model: str | None = Field(
+        None, description="a folder or hub name to ask instead of the run's own export"
     )
     strategies: tuple[Strategy, ...] = Field(("direct",), description="how servers are asked for")
     scenarios: Literal["train", "held_out", "train_and_held_out", "all"] = Field(

@@ -9,15 +9,29 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolgenesis_sft.records import Json, Message, Scenario, ServerPrediction
+from toolgenesis_sft.records import Json, Message, Scenario, ServerPrediction, ToolSchema
 
 # The prompt of the published model card (Tool-Genesis-Qwen3-8B-SFT), word for word: the model
 # was trained on it, and the run to reproduce is judged with it.
 DIRECT_PROMPT = (
     "You are a developer building MCP tool servers in Python.\n"
     "Build a complete MCP server for the following scenario:\n\n{scenario}\n\n"
+    "Output only the Python source code using the FastMCP framework."
+)
+
+SCHEMA_PROMPT = (
+    "You are a developer designing MCP tool servers.\n"
+    "Design the tools of an MCP server for the following scenario:\n\n{scenario}\n\n"
+    'Output only one JSON object: {{"tools": [{{"name": ..., "description": ..., "inputSchema": ...}}]}}.'
+    " Each inputSchema is a JSON Schema of type object with properties and required."
+)
+SCHEMA_TO_SERVER_PROMPT = (
+    "You are a developer building MCP tool servers in Python.\n"
+    "Build a complete MCP server for the following scenario:\n\n{scenario}\n\n"
+    "It offers exactly these tools, with these names, arguments and types:\n\n{schema}\n\n"
     "Output only the Python source code using the FastMCP framework."
 )
 
@@ -40,6 +54,29 @@ class ParsedServer:
 def direct_messages(scenario: Scenario) -> tuple[Message, ...]:
     """The model card's single prompt: scenario -> code."""
     return (Message(role="user", content=DIRECT_PROMPT.format(scenario=scenario.prompt.strip())),)
+
+
+def schema_messages(scenario: Scenario) -> tuple[Message, ...]:
+    """The first of two calls: scenario -> tool schema."""
+    return (Message(role="user", content=SCHEMA_PROMPT.format(scenario=scenario.prompt.strip())),)
+
+
+def schema_to_server_messages(scenario: Scenario, schema: str) -> tuple[Message, ...]:
+    """The second of two calls: scenario and schema -> code. Also the oracle setting's only call,
+    where the schema is the benchmark's own."""
+    content = SCHEMA_TO_SERVER_PROMPT.format(
+        scenario=scenario.prompt.strip(), schema=schema.strip()
+    )
+    return (Message(role="user", content=content),)
+
+
+def schema_text(tools: Sequence[ToolSchema]) -> str:
+    """Tools as the schema prompts ask for them."""
+    listed = [
+        {"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema}
+        for tool in tools
+    ]
+    return json.dumps({"tools": listed}, indent=2, ensure_ascii=False)
 
 
 def server_answer(code: str) -> Message:
@@ -103,6 +140,30 @@ def parse_schema(completion: str | None) -> Json:
         except ValueError:
             continue
     return None
+
+
+def schema_tools(schema: Json) -> tuple[ToolSchema, ...]:
+    """The tools that a parsed schema declares; what is no tool is left out.
+
+    Takes a list of tools, or an object with `tools`; the input schema is spelled `inputSchema`,
+    `input_schema` or `parameters`.
+    """
+    listed = schema.get("tools") if isinstance(schema, dict) else schema
+    tools = []
+    for item in listed if isinstance(listed, list) else ():
+        match item:
+            case {"name": str(name)} if name:
+                spelled = (item.get(key) for key in ("inputSchema", "input_schema", "parameters"))
+                inputs = next((value for value in spelled if isinstance(value, dict)), {})
+                description = item.get("description")
+                tools.append(
+                    ToolSchema(
+                        name=name,
+                        description=description if isinstance(description, str) else "",
+                        input_schema=inputs,
+                    )
+                )
+    return tuple(tools)
 
 
 def compiles(code: str) -> bool:

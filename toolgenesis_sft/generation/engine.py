@@ -349,9 +349,12 @@ def check_model_folder(field_name: str, folder: Path, marked: bool) -> None:
     names = read_json(folder / "config.json").get("architectures") or []
     if not any(str(name).endswith("ForCausalLM") for name in names):
         raise refuse(
-            f"has the architecture {names or 'unknown'}", "name a causal language model (...ForCausalLM)"
+            f"has the architecture {names or 'unknown'}",
+            "name a causal language model (...ForCausalLM)",
         )
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any(
+        (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
         raise refuse("holds no tokenizer", "copy the tokenizer files of its base model into it")
     index = folder / "model.safetensors.index.json"
     if index.exists():

@@ -173,16 +173,12 @@ def funnels(study: Study, values: Values) -> list[Funnel]:
     funnels = []
     for contestant, scenarios, slugs in _groups(study):
         alive = [slug for slug in slugs if _wrote_program(study, contestant, slug)]
-        steps = [
-            FunnelStep(gate="program", passed=len(alive), failed_here=len(slugs) - len(alive))
-        ]
+        steps = [FunnelStep(gate="program", passed=len(alive), failed_here=len(slugs) - len(alive))]
         for gate in gates:
             figure = values[contestant][gate]
             through = [s for s in alive if s not in figure or (figure[s] or 0.0) >= stats.PASS]
             steps.append(
-                FunnelStep(
-                    gate=gate, passed=len(through), failed_here=len(alive) - len(through)
-                )
+                FunnelStep(gate=gate, passed=len(through), failed_here=len(alive) - len(through))
             )
             alive = through
         funnels.append(
@@ -241,7 +237,9 @@ def mean_over(values: dict[str, float | None], slugs: Iterable[str]) -> float | 
     return stats.mean(known) if len(known) == len(inside) else None
 
 
-def taxonomy(study: Study, test_faults: dict[Contestant, dict[str, Counter[str]]]) -> list[FaultCount]:
+def taxonomy(
+    study: Study, test_faults: dict[Contestant, dict[str, Counter[str]]]
+) -> list[FaultCount]:
     """Faults by kind. `test_faults[contestant][slug]` counts the faults of single unit tests."""
     rows = []
     for contestant, scenarios, slugs in _groups(study):

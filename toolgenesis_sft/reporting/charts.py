@@ -79,9 +79,9 @@ def dumbbells(contrast: Contrast, labels: dict[str, str]) -> Markup:
         y = top + row * index + row / 2
         parts += [
             _text(left - 14, y + 4, labels[difference.figure], "end", "label"),
-            Markup(
-                '<line class="bar {}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
-            ).format(kind, x(difference.a), x(difference.b), y, y),
+            Markup('<line class="bar {}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+                kind, x(difference.a), x(difference.b), y, y
+            ),
             _dot(x(difference.a), y, "dot before", 5),
             _dot(x(difference.b), y, f"dot {kind}", 6),
         ]
@@ -132,9 +132,7 @@ def nice_ticks(low: float, high: float, at_most: int = 6) -> list[float]:
     return [low + step * i for i in range(math.ceil(span / step - 1e-9) + 1)]
 
 
-def _svg(
-    width: int, height: int, title: str, description: str, parts: Iterable[Markup]
-) -> Markup:
+def _svg(width: int, height: int, title: str, description: str, parts: Iterable[Markup]) -> Markup:
     label = escape(f"{title}. {description}")
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
         width, height, label

@@ -92,8 +92,10 @@ def render_template(name: str, script: str | None, **context: object) -> str:
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;"
         f" style-src '{_digest(style)}'; script-src {_quoted_digest(code)}"
     )
-    return _environment().get_template(name).render(
-        policy=policy, style=Markup(style), script=Markup(code), **context
+    return (
+        _environment()
+        .get_template(name)
+        .render(policy=policy, style=Markup(style), script=Markup(code), **context)
     )
 
 
@@ -186,7 +188,9 @@ def server_rows(study: Study) -> tuple[dict[str, Json], list[str]]:
                 scenario[slug].primary_label,
                 scenario[slug].server_class,
                 [scores[f].value if f in scores else None for f in study.figures],
-                "".join(OUTCOME_CODES[scores[f].outcome] if f in scores else "-" for f in study.figures),
+                "".join(
+                    OUTCOME_CODES[scores[f].outcome] if f in scores else "-" for f in study.figures
+                ),
                 reasons[0].partition(":")[0] if reasons else "",
             ]
         )

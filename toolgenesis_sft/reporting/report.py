@@ -129,7 +129,9 @@ def _group(
         num_servers=len(slugs),
         missing_slugs=study.missing(contestant, slugs),
         figures={
-            figure: _summary(study, values[contestant][figure], contestant, figure, slugs, resamples)
+            figure: _summary(
+                study, values[contestant][figure], contestant, figure, slugs, resamples
+            )
             for figure in study.figures
             if any(slug in values[contestant][figure] for slug in slugs)
         },
@@ -149,7 +151,9 @@ def _summary(
     reached = [
         mean
         for samples in scores.values()
-        if (mean := stats.mean([s.value for s in samples if _is_reached(s) and s.value is not None]))
+        if (
+            mean := stats.mean([s.value for s in samples if _is_reached(s) and s.value is not None])
+        )
         is not None
     ]
     known = [values[slug] for slug in inside if values[slug] is not None]

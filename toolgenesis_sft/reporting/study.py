@@ -141,7 +141,7 @@ def study_run(recipe: Recipe, run: RunFolder) -> Study:
         if sample.scenario is not None
     )
     predictions = {p.key: p for p in read_records(run.predictions, ServerPrediction)}
-    found = {Contestant(model, strategy) for model, strategy, _, _ in predictions}
+    found = {Contestant(p.model, p.strategy) for p in predictions.values()}
     models = {contestant.model for contestant in found}
     if TRAINED in models and recipe.generate.compare_before_training:
         models.add(BEFORE)
@@ -248,9 +248,9 @@ def _study(
     left_out = {score.slug for score in every_score} - asked
     contestants |= {Contestant(score.model, score.strategy) for score in scores.values()}
     samples: defaultdict[Contestant, int] = defaultdict(lambda: num_samples)
-    for model, strategy, _, sample in (*predictions, *scores):
-        contestant = Contestant(model, strategy)  # type: ignore[arg-type]  # a record's own value
-        samples[contestant] = max(samples[contestant], sample + 1)
+    for record in (*predictions.values(), *scores.values()):
+        contestant = Contestant(record.model, record.strategy)
+        samples[contestant] = max(samples[contestant], record.sample_index + 1)
     ordered = tuple(sorted(contestants, key=_order)) or (Contestant("imported", "imported"),)
     if layers is not None:
         figures = tuple(figure for layer in LAYERS if layer in layers for figure in LAYERS[layer])
@@ -258,7 +258,7 @@ def _study(
         present = {figure for score in scores.values() for figure in score.figures}
         figures = tuple(f for f in FIGURES if f in present) or FIGURES
     keys = load_answer_keys(benchmark.path)
-    study = Study(
+    return Study(
         name=name,
         folder=folder,
         benchmark=benchmark,
@@ -276,7 +276,6 @@ def _study(
         provenance=_provenance(folder),
         left_out=tuple(sorted(left_out)),
     )
-    return study
 
 
 def _provenance(folder: RunFolder) -> dict[str, Json]:

@@ -19,27 +19,30 @@ times memory; and what a server attempts by means that a Python audit hook does 
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
-import platform
+import select
 import shutil
+import signal
+import socket
+import struct
 import subprocess
+import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolgenesis_sft.errors import HarnessFault, UserError
+from toolgenesis_sft.records import Json
+from toolgenesis_sft.sandbox.cgroup import ControlGroup, ControlGroups
+from toolgenesis_sft.sandbox.runtime import runtime, visible_folders
 
 HERE = Path(__file__).resolve().parent
 INSIDE = "/opt/toolgenesis"
 CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 6, 7, 8, 21
-MACHINES = ("x86_64", "aarch64")
-SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
 DEVICES = ("null", "zero", "full", "random", "urandom")
-PASSWD = b"nobody:x:65534:65534:nobody:/tmp:/bin/false\n"
-GROUP = b"nogroup:x:65534:\n"
 ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
@@ -48,11 +51,19 @@ ENVIRONMENT = {
     "TMPDIR": "/tmp",
     "TZ": "UTC",
     "USER": "nobody",
+    "PYTHONHASHSEED": "0",
     "MALLOC_ARENA_MAX": "2",
     "FASTMCP_CHECK_FOR_UPDATES": "off",
     "FASTMCP_SHOW_SERVER_BANNER": "false",
     "FASTMCP_ENABLE_RICH_TRACEBACKS": "false",
 }
+ZYGOTE_START_S = 60.0
+SELF_TEST_S = 30.0
+HEADROOM_MIB = 128  # of the control group above the rlimit, so that Python's MemoryError comes first
+MEND_READ = (
+    "let every user read the servers' environment and its interpreter (chmod -R a+rX), and see"
+    " that the disk of /tmp and the memory suffice"
+)
 MEND_BWRAP = (
     "install bubblewrap (apt-get install bubblewrap) and allow user namespaces"
     " (sysctl user.max_user_namespaces=10000; in a container --cap-add SYS_ADMIN"
@@ -83,61 +94,6 @@ class Limits:
     max_pages: int = 100
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """Where the servers' interpreter and its environment lie."""
-
-    python: Path
-    prefix: Path
-    base_prefix: Path
-    real_prefix: Path
-    stdlib: Path
-    digest: str
-    num_packages: int
-
-
-PROBE = """
-import hashlib, importlib.metadata, json, sys, sysconfig
-lines = sorted({d.metadata["Name"].lower() + "==" + d.version
-                for d in importlib.metadata.distributions()})
-print(json.dumps({
-    "prefix": sys.prefix, "base_prefix": sys.base_prefix, "stdlib": sysconfig.get_path("stdlib"),
-    "digest": hashlib.sha256("\\n".join(lines).encode()).hexdigest(), "num_packages": len(lines)}))
-"""
-
-
-@functools.cache
-def runtime(server_python: Path) -> Runtime:
-    """Ask the interpreter where it lies and what is installed. Raises UserError."""
-    python = Path(os.path.abspath(server_python))  # noqa: PTH100  symlinks make the environment
-    try:
-        done = subprocess.run(
-            [str(python), "-I", "-c", PROBE],
-            capture_output=True,
-            check=True,
-            timeout=60,
-            env={},
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(
-            "score.server_python",
-            str(server_python),
-            f"cannot be run ({error})",
-            "run `make setup`, or name the interpreter of an environment built from"
-            " eval/server_runtime.txt",
-        ) from error
-    found: dict[str, Any] = json.loads(done.stdout)
-    return Runtime(
-        python=python,
-        prefix=Path(found["prefix"]),
-        base_prefix=Path(found["base_prefix"]),
-        real_prefix=python.resolve().parent.parent,
-        stdlib=Path(found["stdlib"]),
-        digest=found["digest"],
-        num_packages=found["num_packages"],
-    )
-
-
 def runtime_digest(server_python: Path) -> str:
     """SHA-256 of the sorted `name==version` lines of the servers' environment."""
     return runtime(server_python).digest
@@ -163,7 +119,7 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
         line += ["--cap-add", f"CAP_{capability}"]
     if not is_privileged():
         line += ["--unshare-user", "--uid", "0", "--gid", "0"]
-    for folder in _visible_folders(where):
+    for folder in visible_folders(where):
         line += ["--ro-bind", str(folder), str(folder)]
     for name in ("lib", "lib32", "lib64"):
         link = Path("/", name)
@@ -183,31 +139,8 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
     line += ["--proc", "/proc", "--dir", "/tmp", "--dir", "/dev/shm", "--remount-ro", "/"]
     for name, value in ENVIRONMENT.items():
         line += ["--setenv", name, value]
-    line += ["--chdir", "/", str(where.python), "-I", "-B", f"{INSIDE}/inside/zygote.py"]
+    line += ["--chdir", "/", str(where.python), "-s", "-B", f"{INSIDE}/inside/zygote.py"]
     return [*line, str(socket_fd), json.dumps(settings)]
-
-
-def _visible_folders(where: Runtime) -> list[Path]:
-    """The interpreter, its environment and the system's libraries, outermost folders only. An
-    interpreter of the system shows its own file and not the rest of /usr/bin."""
-    wanted = {Path(folder) for folder in SYSTEM_LIBRARIES if Path(folder).is_dir()}
-    for prefix in (where.prefix, where.base_prefix, where.real_prefix):
-        if prefix in (Path("/"), Path("/usr"), Path("/usr/local")):
-            wanted |= {where.stdlib, where.python.resolve(), *_links(where.python)}
-        else:
-            wanted.add(prefix)
-    return sorted(
-        path for path in wanted if not any(parent in wanted for parent in path.parents)
-    )
-
-
-def _links(python: Path) -> list[Path]:
-    """The symlinks in /usr/bin and the like on the way to the interpreter's own file."""
-    found = []
-    while python.is_symlink():
-        python = Path(os.path.abspath(python.parent / python.readlink()))  # noqa: PTH100
-        found.append(python)
-    return found
 
 
 def settings(limits: Limits) -> dict[str, Any]:
@@ -219,6 +152,227 @@ def settings(limits: Limits) -> dict[str, Any]:
     }
 
 
-def fault_of_start(detail: str) -> UserError:
-    """The jail did not come up: say why, and what to do."""
-    return UserError("sandbox", detail or "no message", "the jail cannot start", MEND_BWRAP)
+@dataclass
+class Process:
+    """A server's process tree: process 1 of its PID namespace, and our ends of its pipes.
+
+    `report` carries what the loader says about the program. Whoever runs in there can write to it
+    too, so what comes on it is taken for a statement of the server about itself.
+    """
+
+    stdin: int
+    stdout: int
+    stderr: int
+    report: socket.socket
+    pid: int = 0
+    pidfd: int = -1
+    group: ControlGroup | None = None
+
+    def kill(self, timeout_s: float) -> None:
+        """End the tree and wait until it is gone. Raises HarnessFault where it stays."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            if not poll.poll(timeout_s * 1000):
+                raise HarnessFault("unkillable", f"process {self.pid} outlives SIGKILL")
+
+    def close(self) -> None:
+        """Close our ends. The process tree sees end of file."""
+        for fd in (self.stdin, self.stdout, self.stderr, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.stdin = self.stdout = self.stderr = self.pidfd = -1
+        self.report.close()
+
+
+class Jail:
+    """One bubblewrap with one zygote. `environment` is what the zygote says about itself."""
+
+    def __init__(self, server_python: Path, limits: Limits) -> None:
+        self.limits = limits
+        self.groups = ControlGroups(limits.memory_mib + HEADROOM_MIB, limits.num_processes)
+        self._lock = threading.Lock()
+        self._log = tempfile.TemporaryFile()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line = command(server_python, theirs.fileno(), settings(limits))
+        started = threading.Event()
+
+        def keep() -> None:
+            # The kernel ends bwrap when the thread that started it ends, so this thread stays.
+            self._process = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                pass_fds=(theirs.fileno(),),
+            )
+            theirs.close()
+            started.set()
+            self._process.wait()
+
+        self._keeper = threading.Thread(target=keep, name="sandbox", daemon=True)
+        self._keeper.start()
+        started.wait()
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        message = self._socket.recv(4096) if poll.poll(ZYGOTE_START_S * 1000) else b""
+        if not message:
+            self.close()
+            raise UserError("sandbox", self.log(), "the jail cannot start", MEND_BWRAP)
+        self.environment: dict[str, Json] = json.loads(message)
+
+    def log(self) -> str:
+        """The last lines that bwrap or the zygote wrote to stderr."""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, size - 2000))
+        return self._log.read().decode("utf-8", "replace").strip()
+
+    def spawn(self, code: bytes) -> Process:
+        """Fork a server and shut it in; its program runs after `let_go`. Raises HarnessFault."""
+        program = os.memfd_create("program")
+        with os.fdopen(program, "wb", closefd=False) as file:
+            file.write(code)
+        os.lseek(program, 0, os.SEEK_SET)
+        pipes = [os.pipe() for _ in range(3)]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        given = [pipes[0][0], pipes[1][1], pipes[2][1], theirs.fileno(), program]
+        process = Process(pipes[0][1], pipes[1][0], pipes[2][0], ours)
+        try:
+            with self._lock:
+                socket.send_fds(self._socket, [b"s"], given)
+        except OSError as error:
+            process.close()
+            raise HarnessFault("zygote_died", f"{error}; {self.log()}") from error
+        finally:
+            for fd in (*given[:3], program):
+                os.close(fd)
+            theirs.close()
+        try:
+            self._await_hello(process)
+        except (HarnessFault, OSError):
+            process.kill(self.limits.close_s)
+            process.close()
+            raise
+        return process
+
+    def _await_hello(self, process: Process) -> None:
+        """The child has shut itself in and waits: learn its pid as seen from here, place it."""
+        process.report.settimeout(self.limits.spawn_s)
+        try:
+            message, ancillary, _, _ = process.report.recvmsg(4096, socket.CMSG_SPACE(12))
+        except TimeoutError:
+            raise HarnessFault("spawn_timeout", f"{self.limits.spawn_s} s; {self.log()}") from None
+        if not message:
+            raise HarnessFault("spawn_failed", self.log())
+        said = json.loads(message)
+        if said["kind"] != "hello":
+            raise HarnessFault(said["kind"], said["detail"])
+        for _, kind, data in ancillary:
+            if kind == socket.SCM_CREDENTIALS:
+                process.pid = struct.unpack("3i", data[:12])[0]
+        process.pidfd = os.pidfd_open(process.pid)
+        process.group = self.groups.take()
+        if process.group is not None:
+            process.group.add(process.pid)
+        process.report.setblocking(False)
+        for fd in (process.stdin, process.stdout, process.stderr):
+            os.set_blocking(fd, False)
+        process.report.send(b"g")
+
+    def end(self, process: Process) -> None:
+        """Kill a server's whole process tree and free what it held."""
+        try:
+            process.kill(self.limits.close_s)
+            if process.group is not None:
+                self.groups.give_back(process.group)
+        finally:
+            process.close()
+
+    def is_alive(self) -> bool:
+        return self._keeper.is_alive()
+
+    def close(self) -> None:
+        """End bubblewrap, the zygote and every server in it."""
+        self._process.kill()
+        self._keeper.join()
+        self._socket.close()
+        self.groups.close()
+
+
+SELF_TEST = b"""
+import json, os, socket, sys
+def refused(action):
+    try:
+        action()
+    except OSError:
+        return True
+    return False
+def connect():
+    socket.create_connection(("127.0.0.1", 9), timeout=1)
+facts = {
+    "no_network": refused(connect) and os.listdir("/proc/sys/net/ipv4/conf") != [],
+    "no_vsock": refused(lambda: socket.socket(40, socket.SOCK_STREAM)),
+    "read_only_root": refused(lambda: open("/probe", "w")) and refused(lambda: open(sys.prefix + "/probe", "w")),
+    "private_tmp": os.listdir("/tmp") == ["server.py"],
+    "alone": [name for name in os.listdir("/proc") if name.isdigit()] == ["1"],
+    "other_uid": os.getuid() == 65534,
+    "no_capabilities": "CapEff:\t0000000000000000" in open("/proc/self/status").read(),
+    "system_call_filter": "Seccomp:\t2" in open("/proc/self/status").read(),
+}
+os.write(1, json.dumps(facts).encode())
+os._exit(0)
+"""
+
+
+def self_test(server_python: Path, limits: Limits | None = None) -> dict[str, str | int | bool]:
+    """Start the jail, run a server that tries to get out, and say what holds it.
+
+    Keys: `mechanism` (cgroup v2, cgroup v1 or rlimits), `mode` (root, or user namespace), versions,
+    `runtime_digest`, `runtime_packages`, and one true value for each property tested. Raises
+    UserError, with how to mend it, where bwrap is missing, cannot start or does not isolate.
+    """
+    found = runtime(server_python)
+    jail = Jail(server_python, limits or Limits())
+    try:
+        process = jail.spawn(SELF_TEST)
+        answer = _read_to_end(process.stdout, SELF_TEST_S)
+        said = _read_to_end(process.report.fileno(), 0.1)
+        jail.end(process)
+        mechanism = jail.groups.mechanism
+    finally:
+        jail.close()
+    try:
+        facts: dict[str, bool] = json.loads(answer)
+    except ValueError as error:
+        raise UserError("sandbox", said or jail.log(), "the test server does not run", MEND_READ) from error
+    leaks = [name for name, holds in facts.items() if not holds]
+    if leaks:
+        raise UserError("sandbox", ", ".join(leaks), "the jail does not isolate", MEND_BWRAP)
+    return {
+        "mechanism": mechanism,
+        "mode": "root" if is_privileged() else "user namespace",
+        "runtime_digest": found.digest,
+        "runtime_packages": found.num_packages,
+        **{key: str(value) for key, value in jail.environment.items()},
+        **facts,
+    }
+
+
+def _read_to_end(fd: int, timeout_s: float) -> str:
+    """What comes until end of file or the deadline, at most 64 KiB."""
+    deadline, parts = time.monotonic() + timeout_s, bytearray()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while len(parts) < 1 << 16:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            break
+        part = os.read(fd, 1 << 16)
+        if not part:
+            break
+        parts += part
+    return parts.decode("utf-8", "replace")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,29 +71,37 @@ def complete_checkpoints(run: RunFolder) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
 
 
-def newest_whole(run: RunFolder, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint whose files are as they were written; says which it passes by."""
-    for checkpoint in complete_checkpoints(run):
-        fault = fault_of(checkpoint)
-        if not fault:
-            return checkpoint
-        say(f"{checkpoint.folder.name} is corrupt ({fault}); taking the checkpoint before it")
-    return None
-
-
-def fault_of(checkpoint: Checkpoint) -> str:
-    """Why a checkpoint cannot be trusted; empty where it can."""
-    files = checkpoint.marker.files
-    for name in files:
+def fault_of(checkpoint: Checkpoint, names: Sequence[str]) -> str:
+    """Why these files of a checkpoint cannot be trusted; empty where they can."""
+    for name in names:
         if not (checkpoint.folder / name).is_file():
             return f"{name} is missing"
-    for name, digest in digests(checkpoint.folder, list(files)).items():
-        if digest != files[name]:
+    for name, digest in digests(checkpoint.folder, names).items():
+        if digest != checkpoint.marker.files[name]:
             return f"{name} is not what was written"
     return ""
 
 
-def digests(folder: Path, names: list[str]) -> dict[str, str]:
+def newest_whole(
+    candidates: Sequence[Checkpoint], fault: Callable[[Checkpoint], str] | None = None
+) -> Checkpoint | None:
+    """The first of these (newest first) whose files are as they were written.
+
+    Says which ones it passes by. `fault` may share the check among ranks.
+    """
+    for checkpoint in candidates:
+        reason = fault(checkpoint) if fault else fault_of(checkpoint, list(checkpoint.marker.files))
+        if not reason:
+            return checkpoint
+        print(
+            f"{checkpoint.folder} is corrupt ({reason}); taking the checkpoint before it",
+            file=sys.stderr,
+            flush=True,
+        )
+    return None
+
+
+def digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """SHA-256 of files, several at once: hashing releases the interpreter."""
     with ThreadPoolExecutor(4) as pool:
         return dict(

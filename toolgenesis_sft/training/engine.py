@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import accelerate
+import deepspeed
 import torch
 import torch.distributed as dist
 
@@ -96,59 +97,74 @@ class Engine:
         dist.all_reduce(total)
         return [float(value) for value in total]
 
-    def gather(self, value: Any) -> list[Any]:
-        """One object from each rank, in rank order, on every rank."""
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+
+def join(train: Train) -> None:
+    """Join the process group that the launcher has described."""
+    timeout = datetime.timedelta(seconds=train.timeout_s)
+    if torch.cuda.is_available():
+        accelerate.PartialState(timeout=timeout)
+        return
+    # DeepSpeed would compile a shared-memory collective for inference that nothing here calls;
+    # without it a CPU run needs no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # On a CPU the state comes first: Accelerator(cpu=True) would mean plain DDP, in silence.
+    accelerate.PartialState(cpu=True, timeout=timeout)
+
+
+def leave() -> None:
+    """Leave the process group; a rank that just exits may abort while others still talk to it."""
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def gather(value: Any) -> list[Any]:
+    """One object from each rank, in rank order, on every rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def agree_on_checkpoint(run: RunFolder) -> Checkpoint | None:
+    """The newest whole checkpoint, the same on every rank; each rank checks a share of the files."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    def shared_fault(checkpoint: Checkpoint) -> str:
+        share = list(checkpoint.marker.files)[rank::world_size]
+        return next(filter(None, gather(checkpoints.fault_of(checkpoint, share))), "")
+
+    candidates = gather(checkpoints.complete_checkpoints(run))[0]
+    return checkpoints.newest_whole(candidates, shared_fault)
 
 
 def make_engine(recipe: Recipe, run: RunFolder, resume: Checkpoint | None) -> Engine:
-    """Join the process group, load the model in shares, and continue from a checkpoint if any.
+    """Load the model in shares, and continue from a checkpoint if there is one.
 
     The order matters: the Accelerator's configuration must exist before the model, so that no
     rank ever holds the whole of it.
     """
-    on_gpu = torch.cuda.is_available()
-    other_ranks = resume is not None and resume.marker.world_size != int(os.environ["WORLD_SIZE"])
-    settings = deepspeed_settings(recipe.train, on_gpu, load_universal=other_ranks)
-    accelerator = make_accelerator(recipe.train, settings, on_gpu)
+    train = recipe.train
+    moved = resume is not None and resume.marker.world_size != dist.get_world_size()
+    plugin = accelerate.DeepSpeedPlugin(
+        hf_ds_config=deepspeed_settings(train, load_universal=moved), zero3_init_flag=True
+    )
+    accelerator = accelerate.Accelerator(
+        mixed_precision="bf16" if train.dtype == "bf16" else "no", deepspeed_plugin=plugin
+    )
+    assert accelerator.distributed_type is accelerate.DistributedType.DEEPSPEED
     model = load_model(recipe, run, accelerator.device.type)
-    optimizer = make_optimizer(model, recipe.train, accelerator.device.type)
-    deepspeed, _ = accelerator.prepare(model, optimizer)
+    optimizer = make_optimizer(model, train, accelerator.device.type)
     engine = Engine(
-        deepspeed, accelerator.device, accelerator.process_index, accelerator.num_processes
+        accelerator.prepare(model, optimizer)[0],
+        accelerator.device,
+        accelerator.process_index,
+        accelerator.num_processes,
     )
     if resume is not None:
         load(engine, resume)
     return engine
 
 
-def make_accelerator(
-    train: Train, settings: dict[str, Json], on_gpu: bool
-) -> accelerate.Accelerator:
-    timeout = datetime.timedelta(seconds=train.timeout_s)
-    if on_gpu:
-        kwargs = [accelerate.InitProcessGroupKwargs(timeout=timeout)]
-    else:
-        # DeepSpeed would compile a shared-memory collective for inference that nothing here calls;
-        # without it no compiler is needed on a CPU.
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # On a CPU the state comes first: Accelerator(cpu=True) would mean plain DDP, in silence.
-        accelerate.PartialState(cpu=True, timeout=timeout)
-        kwargs = []
-    accelerator = accelerate.Accelerator(
-        mixed_precision="bf16" if train.dtype == "bf16" else "no",
-        deepspeed_plugin=accelerate.DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=True),
-        kwargs_handlers=kwargs,
-    )
-    assert accelerator.distributed_type is accelerate.DistributedType.DEEPSPEED
-    return accelerator
-
-
-def deepspeed_settings(train: Train, on_gpu: bool, load_universal: bool) -> dict[str, Json]:
+def deepspeed_settings(train: Train, load_universal: bool) -> dict[str, Json]:
     """launch/zero3.json (or what the accelerate configuration names) with the recipe's values."""
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "launch/zero3.json")
     settings: dict[str, Json] = json.loads(resolve_path(path).read_text())
@@ -157,6 +173,7 @@ def deepspeed_settings(train: Train, on_gpu: bool, load_universal: bool) -> dict
         raise UserError(
             path, f"stage {zero.get('stage')}", "must be ZeRO stage 3", "take launch/zero3.json"
         )
+    on_gpu = torch.cuda.is_available()
     settings["gradient_clipping"] = train.max_grad_norm
     settings["bf16"] = {"enabled": train.dtype == "bf16"}
     zero["overlap_comm"] = on_gpu
@@ -181,7 +198,7 @@ def save(
     engine.deepspeed.save_checkpoint(str(run.checkpoints), tag=folder.name, save_latest=False)
     dist.barrier()
     names = checkpoints.files_in(folder)[engine.rank :: engine.world_size]
-    parts = engine.gather(checkpoints.digests(folder, names))
+    parts = gather(checkpoints.digests(folder, names))
     if engine.rank == 0:
         marker = Marker(
             step=step,

@@ -10,7 +10,9 @@ status and a line for people in the attempt's log folder.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -25,7 +27,7 @@ from toolgenesis_sft.config import Recipe, load_recipe, resolve_path
 from toolgenesis_sft.errors import EXIT_REQUEUE, HarnessFault, UserError
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.records import Record
-from toolgenesis_sft.runs import RunFolder
+from toolgenesis_sft.runs import RunFolder, write_text
 from toolgenesis_sft.training.checkpoint import (
     complete_checkpoints,
     identity_of,
@@ -101,9 +103,7 @@ def launcher_command(
     return [*launcher, *flags, "--no_python", *rank, "--run", str(run.root.absolute())]
 
 
-def watch(
-    command: list[str], run: RunFolder, attempt: Path, num_steps: int
-) -> tuple[int, bool]:
+def watch(command: list[str], run: RunFolder, attempt: Path, num_steps: int) -> tuple[int, bool]:
     """Run the launcher to its end and show progress from metrics.jsonl.
 
     Yields its return code, and whether this process was asked to stop; the launcher is told.
@@ -130,9 +130,9 @@ def watch(
 
 def show(progress: Progress, run: RunFolder) -> None:
     """Bring the progress up to the steps that metrics.jsonl has."""
-    lines = run.metrics.read_bytes().splitlines() if run.metrics.exists() else []
+    lines = run.metrics.read_bytes().split(b"\n")[:-1] if run.metrics.exists() else []
     for line in lines[progress.num_done :]:
-        progress.done(note="")
+        progress.done(note=f"loss {json.loads(line)['loss']:.3f}")
 
 
 @contextmanager
@@ -150,3 +150,67 @@ def passed_on(launcher: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def how_it_ended(attempt: Path, return_code: int, stopped: bool) -> int:
+    """The exit status of `train`, from what the ranks left behind; else raise with the cause."""
+    status = read_status(attempt)
+    if status is None and stopped:
+        return EXIT_REQUEUE  # asked before the ranks could listen: nothing is lost
+    if status is None or (status.exit_code == 0 and return_code != 0):
+        cause = read_cause(attempt) or f"the launcher ended with {return_code}"
+        raise HarnessFault("training ended", f"{cause}; its logs are in {attempt}")
+    if status.detail:
+        print(
+            f"{'error' if status.exit_code in (1, 2) else 'train'}: {status.detail}",
+            file=sys.stderr,
+        )
+    return status.exit_code
+
+
+def leave_status(attempt: Path, status: Status) -> None:
+    """The first rank's word counts: what the others say follows from it."""
+    with contextlib.suppress(FileExistsError), (attempt / "status.json").open("x") as file:
+        file.write(status.to_line())
+
+
+def read_status(attempt: Path) -> Status | None:
+    path = attempt / "status.json"
+    return Status.from_line(path.read_bytes()) if path.exists() and path.stat().st_size else None
+
+
+def read_cause(attempt: Path) -> str:
+    """What the launcher wrote down about the first rank that failed; empty where it could not."""
+    path = attempt / "cause.txt"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def main() -> None:
+    """accelerate's launcher, tied to the process that watches it."""
+    end_with_parent()
+    from accelerate.commands.launch import main as accelerate_launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        accelerate_launch()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        how = (
+            f"was ended by {failure.signal_name()}"
+            if failure.exitcode < 0
+            else f"ended with exit status {failure.exitcode}"
+        )
+        attempt = Path(os.environ[ATTEMPT_VARIABLE])
+        write_text(attempt / "cause.txt", f"rank {rank} {how}{last_words(attempt, rank)}\n")
+        raise
+
+
+def last_words(attempt: Path, rank: int) -> str:
+    """The exception that a rank died of: the last line of its log."""
+    log = attempt / f"rank_{rank}.log"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return f" ({lines[-1]})" if lines else ""
+
+
+if __name__ == "__main__":
+    main()

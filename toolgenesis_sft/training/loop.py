@@ -17,7 +17,7 @@ from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.errors import HarnessFault
 from toolgenesis_sft.runs import RunFolder
 from toolgenesis_sft.training.checkpoint import prune, require_space
-from toolgenesis_sft.training.engine import Engine, save
+from toolgenesis_sft.training.engine import Engine, gather, save
 from toolgenesis_sft.training.metrics import MetricsLog, ModelFlops, StepMetrics, peak_flops
 from toolgenesis_sft.training.model import check_first_loss
 from toolgenesis_sft.training.packing import Order, StepPlan
@@ -107,7 +107,7 @@ def forward_backward(training: Training, batch: Batch, step: int) -> tuple[float
             )
             if not finite
         ]
-        raise not_finite("loss", step, chain.from_iterable(engine.gather(culprits)))
+        raise not_finite("loss", step, chain.from_iterable(gather(culprits)))
     if step == 0:
         check_first_loss(loss, engine.config.vocab_size, training.recipe.model.random is None)
     return loss, stop > 0
@@ -185,7 +185,7 @@ def log(
 def save_checkpoint(training: Training, done: int, val_loss: float | None) -> None:
     """Save, then drop what keep_last does not hold, and draw the loss so far."""
     engine, run = training.engine, training.run
-    free = min(engine.gather(shutil.disk_usage(run.root).free))
+    free = min(gather(shutil.disk_usage(run.root).free))
     require_space(run, engine.checkpoint_bytes, free)
     save(engine, run, done, training.order.num_steps, training.identity, val_loss)
     if training.metrics is not None:

@@ -175,8 +175,9 @@ def permutation(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     Sorts by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014) instead of drawing from
     numpy's generator, whose stream may change between versions.
     """
-    stream = _mixed(np.full(1, seed, dtype=np.uint64)) + np.full(1, epoch, dtype=np.uint64)
-    keys = _mixed(_mixed(stream) + np.arange(num_samples, dtype=np.uint64))
+    stream = _mixed(_mixed(np.full(1, seed, np.uint64)) ^ np.full(1, epoch, np.uint64))
+    counters = np.arange(num_samples, dtype=np.uint64)
+    keys = _mixed(counters ^ stream)
     return np.argsort(keys, kind="stable")
 
 

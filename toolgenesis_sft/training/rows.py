@@ -70,10 +70,11 @@ def make_row(tokens: TokenSet, samples: Sequence[int]) -> Row:
     labels = [np.append(target[1:], UNSUPERVISED) for target in targets]
     return Row(
         sample_ids=tuple(part.id for part in parts),
-        input_ids=torch.from_numpy(np.concatenate([part.ids for part in parts]).astype(np.int64))[None],
+        input_ids=torch.from_numpy(np.concatenate([part.ids for part in parts]).astype(np.int64))[
+            None
+        ],
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
         labels=torch.from_numpy(np.concatenate(labels).astype(np.int64))[None],
         boundaries=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
         longest=max(lengths),
     )
-

@@ -46,10 +46,8 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: dict[str, Json], source: str) -> ModelShape:
-        fields = {name: config.get(name) for name in cls.__dataclass_fields__}
-        if fields["tie_word_embeddings"] is None:
-            fields["tie_word_embeddings"] = False
-        missing = [name for name, value in fields.items() if value is None]
+        fields = {"tie_word_embeddings": False, **config}
+        missing = [name for name in cls.__dataclass_fields__ if name not in fields]
         if missing:
             raise UserError(
                 "model.name_or_path",
@@ -57,7 +55,7 @@ class ModelShape:
                 f"its config.json has no {', '.join(missing)}",
                 "name a Qwen3-like decoder",
             )
-        return cls(**fields)
+        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
 
 
 # Model cards and config.json of the dense Qwen3 family (Qwen, 2025).
@@ -83,7 +81,7 @@ def model_shape(recipe: Recipe) -> ModelShape:
             num_key_value_heads=random.num_kv_heads,
             head_dim=random.head_dim,
             intermediate_size=random.intermediate_size,
-            tie_word_embeddings=RANDOM_MODEL_TIES_EMBEDDINGS,
+            tie_word_embeddings=False,
         )
     name = recipe.model.name_or_path or ""
     config = Path(name).expanduser() / "config.json"

@@ -8,10 +8,10 @@ mcp = FastMCP("Business Day Counter")
 
 
 def parse(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a YYYY-MM-DD date") from None
+    day = date.fromisoformat(text)
+    if day.isoformat() != text:  # 20240105 and 2024-W01-5 are ISO dates too
+        raise ValueError(f"{text!r} is not a YYYY-MM-DD date")
+    return day
 
 
 def kind_of(day: date, holidays: set[date]) -> str:

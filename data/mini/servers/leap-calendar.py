@@ -29,16 +29,23 @@ def month_length(year: int, month: int) -> int:
     return monthrange(year, month)[1]
 
 
+def parse(day: str) -> date:
+    parsed = date.fromisoformat(day)
+    if parsed.isoformat() != day:  # 20240105 is an ISO date too
+        raise ValueError(f"{day!r} is not a YYYY-MM-DD date")
+    return parsed
+
+
 @mcp.tool()
 def weekday_name(day: str) -> str:
     """English weekday of a YYYY-MM-DD date."""
-    return date.fromisoformat(day).strftime("%A")
+    return parse(day).strftime("%A")
 
 
 @mcp.tool()
 def year_progress(day: str) -> dict[str, int]:
     """Position of a YYYY-MM-DD date in its year, and the days still to come."""
-    parsed = date.fromisoformat(day)
+    parsed = parse(day)
     number = parsed.timetuple().tm_yday
     return {"day_of_year": number, "days_left": 365 + isleap(parsed.year) - number}
 

@@ -32,7 +32,8 @@ class RoomBooking(App):
     def _agenda(self, room: str, day: str) -> list[dict[str, Any]]:
         if room not in SEATS:
             raise ValueError(f"no room named {room!r}")
-        date.fromisoformat(day)  # raises ValueError where there is no such day
+        if date.fromisoformat(day).isoformat() != day:
+            raise ValueError(f"{day!r} is not a YYYY-MM-DD day")
         found = [b for b in self.bookings if (b["room"], b["day"]) == (room, day)]
         return sorted(found, key=lambda booking: booking["start"])
 

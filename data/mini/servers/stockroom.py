@@ -4,7 +4,6 @@ from copy import deepcopy
 from typing import Any
 
 from mcp.server.fastmcp import FastMCP
-
 from src.apps import App
 
 SEED = {

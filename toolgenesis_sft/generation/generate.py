@@ -1,0 +1,282 @@
+"""The stage: which models, which scenarios, what is missing; ask for it; append as it comes.
+
+predictions.jsonl holds one line for each (model, strategy, scenario, sample). A line is written
+when its answer is whole, so after `kill -9` the same command asks for the rest and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolgenesis_sft.benchmark import Benchmark, load_benchmark, load_gold_schemas
+from toolgenesis_sft.client import HOPELESS, ModelClient
+from toolgenesis_sft.config import Recipe, resolve_path
+from toolgenesis_sft.errors import HarnessFault, ModelFault, UserError
+from toolgenesis_sft.generation.direct import direct, direct_two_calls, oracle
+from toolgenesis_sft.generation.engine import (
+    AskedModel,
+    Engine,
+    check_model_folder,
+    endpoint_model_name,
+    folder_digest,
+    hub_folder,
+    open_engine,
+)
+from toolgenesis_sft.generation.request import Key, Request
+from toolgenesis_sft.progress import Progress
+from toolgenesis_sft.records import (
+    ChatSample,
+    Json,
+    Scenario,
+    ServerPrediction,
+    ToolSchema,
+)
+from toolgenesis_sft.runs import (
+    RunFolder,
+    add_provenance,
+    append_record,
+    fingerprint,
+    mend_torn_line,
+    read_json,
+    read_records,
+)
+
+BEFORE, TRAINED = "before_training", "trained"
+
+
+def generate(recipe: Recipe, run: RunFolder) -> None:
+    """Ask every model of the recipe for every scenario that has no prediction yet.
+
+    Raises UserError where a model is not there or the predictions are another checkpoint's, and
+    HarnessFault at the end where an answer could not be had: the same command asks again.
+    """
+    with run.locked("generate"):
+        benchmark = load_benchmark(resolve_path(recipe.benchmark))
+        scenarios = chosen_scenarios(recipe, benchmark, run)
+        gold = gold_schemas(recipe, benchmark)
+        models = asked_models(recipe, run)
+        mend_torn_line(run.predictions)
+        done = read_records(run.predictions, ServerPrediction)
+        refuse_other_checkpoints(run, models, done)
+        facts: dict[str, Json] = {
+            "benchmark_digest": benchmark.digest,
+            "models": {
+                model.label: {"source": model.source, "digest": model.digest} for model in models
+            },
+        }
+        add_provenance(run, "generate", facts)
+        run.predictions.touch()
+        attempt: Path | None = None
+        unanswered: list[str] = []
+        for model in models:
+            missing = missing_requests(recipe, model.label, scenarios, {p.key for p in done})
+            if missing:
+                attempt = attempt or run.new_attempt("generate")
+                unanswered += Session(recipe, run, gold).ask(model, missing, attempt)
+        predictions = read_records(run.predictions, ServerPrediction)
+        add_provenance(run, "generate", {**facts, "spent": spent(predictions)})
+    if unanswered:
+        raise HarnessFault(
+            "unanswered", f"{len(unanswered)} requests had no answer, first {unanswered[0]}"
+        )
+
+
+def chosen_scenarios(recipe: Recipe, benchmark: Benchmark, run: RunFolder) -> list[Scenario]:
+    """The scenarios of `generate.scenarios`, in the benchmark's order.
+
+    `train` means those that the model was really trained on (data/train.jsonl); where the run has
+    no training data, the benchmark's own split.
+    """
+    samples = read_records(run.data / "train.jsonl", ChatSample)
+    train = {sample.scenario for sample in samples if sample.scenario} or set(benchmark.train)
+    held_out = set(benchmark.held_out) - train
+    wanted = {
+        "train": train,
+        "held_out": held_out,
+        "train_and_held_out": train | held_out,
+        "all": set(benchmark.slugs),
+    }[recipe.generate.scenarios]
+    chosen = [scenario for scenario in benchmark.scenarios if scenario.slug in wanted]
+    if not chosen:
+        raise UserError(
+            "generate.scenarios",
+            recipe.generate.scenarios,
+            f"names no scenario of {benchmark.path.name}",
+            "set it to all",
+        )
+    return chosen
+
+
+def gold_schemas(recipe: Recipe, benchmark: Benchmark) -> dict[str, tuple[ToolSchema, ...]]:
+    """The benchmark's schemas, where the oracle setting is asked for; nothing else sees them."""
+    return load_gold_schemas(benchmark.path) if "oracle" in recipe.generate.strategies else {}
+
+
+def asked_models(recipe: Recipe, run: RunFolder) -> list[AskedModel]:
+    """The models by label, checked before any of them is started."""
+    settings = recipe.generate
+    if settings.engine == "endpoint":
+        name = endpoint_model_name(settings)
+        return [AskedModel(name, name, None, fingerprint([settings.endpoint_url, name]))]
+    models = []
+    if settings.compare_before_training:
+        if recipe.model.name_or_path is None:
+            models.append(own_model(BEFORE, "model.random", run.base_model))
+        else:
+            models.append(named_model(BEFORE, "model.name_or_path", recipe.model.name_or_path))
+    if settings.model is not None:
+        models.append(named_model(settings.model.rstrip("/"), "generate.model", settings.model))
+    else:
+        models.append(own_model(TRAINED, "export", run.export))
+    return models
+
+
+def own_model(label: str, field: str, folder: Path) -> AskedModel:
+    check_model_folder(field, folder, marked=True)
+    return AskedModel(label, str(folder), folder, folder_digest(folder))
+
+
+def named_model(label: str, field: str, name: str) -> AskedModel:
+    folder = resolve_path(name)
+    if not folder.is_dir():
+        folder = hub_folder(field, name)
+    check_model_folder(field, folder, marked=False)
+    return AskedModel(label, name, folder.absolute(), folder_digest(folder))
+
+
+def refuse_other_checkpoints(
+    run: RunFolder, models: Sequence[AskedModel], done: Sequence[ServerPrediction]
+) -> None:
+    """Predictions of a checkpoint that changed since are neither kept nor thrown away in silence."""
+    answered = {prediction.model for prediction in done}
+    if not answered:
+        return
+    stored = read_json(run.provenance) if run.provenance.exists() else {}
+    digests = stored.get("generate", {}).get("models", {})
+    for model in models:
+        if model.label in answered and digests.get(model.label, {}).get("digest") != model.digest:
+            raise UserError(
+                "predictions",
+                str(run.predictions),
+                f"were made by another `{model.label}` than {model.source} is now",
+                f"remove {run.predictions.name} to ask the new one, or give --run NEW_NAME",
+            )
+
+
+def missing_requests(
+    recipe: Recipe, label: str, scenarios: Sequence[Scenario], done: set[Key]
+) -> list[Request]:
+    """What is still to be asked, strategy by strategy, the samples of a scenario side by side."""
+    requests = [
+        Request(label, strategy, scenario, sample_index, recipe.generate)
+        for strategy in recipe.generate.strategies
+        for scenario in scenarios
+        for sample_index in range(recipe.generate.num_samples)
+    ]
+    return [request for request in requests if request.key not in done]
+
+
+@dataclass(frozen=True)
+class Session:
+    """The missing requests of one model against one engine."""
+
+    recipe: Recipe
+    run: RunFolder
+    gold: dict[str, tuple[ToolSchema, ...]]
+
+    def ask(self, model: AskedModel, requests: Sequence[Request], attempt: Path) -> list[str]:
+        """Start the engine, ask, append. Returns what had no answer, with its fault."""
+        settings = self.recipe.generate
+        with open_engine(settings, model, self.recipe.train.thinking, attempt) as engine:
+            return asyncio.run(self._ask_all(model, engine, requests))
+
+    async def _ask_all(
+        self, model: AskedModel, engine: Engine, requests: Sequence[Request]
+    ) -> list[str]:
+        queue = iter(requests)
+        unanswered: list[str] = []
+        started = time.monotonic()
+        async with engine.client() as client:
+            with Progress(f"generate {model.label}", len(requests), "servers") as progress:
+                restarting = asyncio.Lock()
+
+                async def work() -> None:
+                    for request in queue:
+                        try:
+                            prediction = await self._answer(client, engine, request, restarting)
+                        except HarnessFault as fault:
+                            if fault.kind in HOPELESS or fault.kind == "engine_died":
+                                raise
+                            unanswered.append(f"{request.scenario.slug} ({fault})")
+                            progress.done("unanswered")
+                            continue
+                        append_record(self.run.predictions, prediction)
+                        speed = client.usage.num_completion_tokens / (time.monotonic() - started)
+                        progress.done(prediction.finish_reason, f"{speed:.0f} tokens/s")
+
+                try:
+                    async with asyncio.TaskGroup() as workers:
+                        for _ in range(min(engine.concurrency, len(requests))):
+                            workers.create_task(work())
+                except* (HarnessFault, UserError) as faults:
+                    raise faults.exceptions[0] from None
+        return unanswered
+
+    async def _answer(
+        self, client: ModelClient, engine: Engine, request: Request, restarting: asyncio.Lock
+    ) -> ServerPrediction:
+        """One prediction. A server of ours that died meanwhile is started again, once."""
+        while True:
+            restarts = engine.num_restarts
+            try:
+                return await self._by_strategy(client, request)
+            except ModelFault:
+                return request.out_of_context()
+            except HarnessFault as fault:
+                if fault.kind != "endpoint_unreachable":
+                    raise
+                async with restarting:
+                    if engine.died():
+                        await asyncio.to_thread(engine.restart)
+                    elif engine.num_restarts == restarts:
+                        raise
+
+    async def _by_strategy(self, client: ModelClient, request: Request) -> ServerPrediction:
+        match request.strategy:
+            case "direct":
+                return await direct(client, request)
+            case "direct_two_calls":
+                return await direct_two_calls(client, request)
+            case "oracle":
+                return await oracle(client, request, self.gold[request.scenario.slug])
+        raise UserError(
+            "generate.strategies",
+            request.strategy,
+            "is no way to ask a model",
+            "take direct, direct_two_calls, coder_agent or oracle",
+        )
+
+
+def spent(predictions: Sequence[ServerPrediction]) -> dict[str, Json]:
+    """Tokens and seconds of everything in the file, each prediction once, by model."""
+    totals: dict[str, dict[str, Json]] = {}
+    for prediction in predictions:
+        total = totals.setdefault(
+            prediction.model,
+            {
+                "num_predictions": 0,
+                "num_prompt_tokens": 0,
+                "num_completion_tokens": 0,
+                "request_s": 0.0,
+            },
+        )
+        total["num_predictions"] += 1
+        total["num_prompt_tokens"] += prediction.num_prompt_tokens
+        total["num_completion_tokens"] += prediction.num_completion_tokens
+        total["request_s"] = round(total["request_s"] + prediction.elapsed_s, 3)
+    return dict(totals)

@@ -1,0 +1,73 @@
+"""One request of the stage: a server for this scenario, from this model, asked for in this way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from toolgenesis_sft.client import Completion, ModelClient
+from toolgenesis_sft.config import Generate
+from toolgenesis_sft.records import Message, Scenario, ServerPrediction, Strategy
+
+Key = tuple[str, str, str, int]
+
+
+@dataclass(frozen=True)
+class Request:
+    model: str
+    strategy: Strategy
+    scenario: Scenario
+    sample_index: int
+    settings: Generate
+
+    @property
+    def key(self) -> Key:
+        """As ServerPrediction.key: what is done is known by it."""
+        return (self.model, self.strategy, self.scenario.slug, self.sample_index)
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed + self.sample_index
+
+    async def ask(self, client: ModelClient, messages: Sequence[Message]) -> Completion:
+        """One completion with the recipe's sampling and this sample's seed."""
+        return await client.complete(
+            messages,
+            max_tokens=self.settings.max_tokens,
+            temperature=self.settings.temperature,
+            seed=self.seed,
+            logprobs=True,
+        )
+
+    def prediction(
+        self,
+        final: Completion,
+        *,
+        before: Sequence[Completion] = (),
+        schema_completion: str | None = None,
+        turns: Sequence[Message] = (),
+    ) -> ServerPrediction:
+        """The record: `final` holds the code, `before` are the calls that led to it. Tokens and
+        seconds are those of all calls."""
+        calls = (*before, final)
+        return ServerPrediction(
+            slug=self.scenario.slug,
+            model=self.model,
+            strategy=self.strategy,
+            sample_index=self.sample_index,
+            completion=final.text,
+            schema_completion=schema_completion,
+            finish_reason=final.finish_reason,
+            num_prompt_tokens=sum(call.num_prompt_tokens for call in calls),
+            num_completion_tokens=sum(call.num_completion_tokens for call in calls),
+            elapsed_s=round(sum(call.elapsed_s for call in calls), 3),
+            temperature=self.settings.temperature,
+            seed=self.seed,
+            mean_logprob=final.mean_logprob,
+            turns=tuple(turns),
+        )
+
+    def out_of_context(self) -> ServerPrediction:
+        """The model had no room to answer: an empty answer that was cut, which is the model's."""
+        nothing = Completion("", (), "length", 0, 0, 0.0)
+        return self.prediction(nothing)

@@ -1,0 +1,429 @@
+"""Where the names in a Python program come from, read from its syntax tree. Nothing is run.
+
+`uses` yields each place where a program takes a value by name, with the dotted origin of that
+value: `sp.run` after `import subprocess as sp` is `subprocess.run`, and so is
+`getattr(__import__("subprocess"), "r" + "un")`. The instance that a call makes is marked by
+brackets: `pathlib.Path().read_text`.
+
+It follows imports of every form, assignments, default values, annotations, attributes of `self`,
+getattr, `__dict__`, sys.modules, `__import__` and import_module. It does not follow containers,
+what functions return, or texts that are computed at run time: what a program hides there, the
+sandbox sees when it happens.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from toolgenesis_sft.errors import ModelFault
+
+MAX_CODE_CHARS = 1_000_000
+MAX_CHAIN = 40  # nested calls that are followed
+MAX_ORIGINS = 20  # of one expression
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+IMPORTERS = ("builtins.__import__", "importlib.import_module", "importlib.__import__")
+
+Origins: TypeAlias = frozenset[str]
+NONE: Origins = frozenset()
+
+
+@dataclass(frozen=True)
+class Use:
+    """A value taken by name. `origins` is empty where it is the program's own.
+
+    name: the last part as written. call: the call that it is the function of, if it is one.
+    is_copied: it is given another name, under which it is followed.
+    """
+
+    line: int
+    name: str
+    origins: Origins
+    call: ast.Call | None = None
+    is_copied: bool = False
+
+
+@dataclass
+class Scope:
+    """Names bound in a module, class or function (a comprehension counts as one)."""
+
+    kind: Literal["module", "class", "function", "comprehension"]
+    parent: Scope | None = None
+    origins: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    values: dict[str, list[tuple[ast.expr, Scope]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    instances: dict[str, list[tuple[ast.expr, Scope]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    elsewhere: set[str] = field(default_factory=set)  # declared global or nonlocal
+    certain: dict[str, int] = field(default_factory=dict)  # bound by a statement that always runs
+
+    def bound(self, name: str) -> bool:
+        return name in self.origins and name not in self.elsewhere
+
+
+def uses(code: str) -> list[Use]:
+    """Every use of a name or an attribute, in order of lines.
+
+    Raises ModelFault where the code is no Python, or longer than a million characters.
+    """
+    return Program(parse(code)).uses()
+
+
+def parse(code: str) -> ast.Module:
+    if len(code) > MAX_CODE_CHARS:
+        raise ModelFault("code_too_large", f"{len(code)} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "invalid escape sequence" is the model's affair
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ModelFault("syntax_error", str(error)) from error
+
+
+class Program:
+    """One syntax tree: first all bindings, then the origin of each use."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.module = Scope("module")
+        self.stars: list[str] = []
+        self.attributes: dict[str, list[tuple[ast.expr, Scope]]] = defaultdict(list)
+        self.methods: set[str] = set()
+        self._seen: list[tuple[ast.expr, Scope]] = []
+        self._calls: dict[int, ast.Call] = {}
+        self._copied: set[int] = set()
+        self._resolving: set[int] = set()
+        self._known: dict[int, Origins] = {}
+        # (node, its scope, whether only what is called in it runs, whether it always runs)
+        self._todo: list[tuple[ast.AST, Scope, bool, bool]] = []
+        self._push(tree.body, self.module, certain=True)
+        while self._todo:
+            self._read(*self._todo.pop())
+
+    def uses(self) -> list[Use]:
+        found = []
+        for node, scope in self._seen:
+            name = node.attr if isinstance(node, ast.Attribute) else ast.unparse(node)[:80]
+            if isinstance(node, ast.Attribute) and name in self.methods and not self.origins(node, scope):
+                continue
+            found.append(
+                Use(
+                    line=node.lineno,
+                    name=name,
+                    origins=self.origins(node, scope),
+                    call=self._calls.get(id(node)),
+                    is_copied=id(node) in self._copied,
+                )
+            )
+        return sorted(found, key=lambda use: (use.line, use.name))
+
+    # --- bindings -------------------------------------------------------------------------
+
+    def _push(
+        self,
+        nodes: Iterable[ast.AST | None],
+        scope: Scope,
+        quiet: bool = False,
+        certain: bool = False,
+    ) -> None:
+        self._todo.extend((node, scope, quiet, certain) for node in nodes if node is not None)
+
+    def _read(self, node: ast.AST, scope: Scope, quiet: bool, certain: bool) -> None:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                self._read_function(node, scope, certain)
+            case ast.ClassDef():
+                self._bind(scope, node.name, node.lineno, certain)
+                self._push([*node.decorator_list, *node.bases, *node.keywords], scope)
+                self._push(node.body, Scope("class", scope))
+            case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                inner = Scope("comprehension", scope)
+                self._push([node.generators[0].iter], scope, quiet)
+                for number, generator in enumerate(node.generators):
+                    self._push([generator.target, *generator.ifs], inner, quiet)
+                    self._push([generator.iter] if number else [], inner, quiet)
+                elements = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+                self._push(elements, inner, quiet)
+            case ast.Import():
+                for alias in node.names:
+                    origin = alias.name if alias.asname else alias.name.partition(".")[0]
+                    self._bind(scope, alias.asname or origin, node.lineno, certain, origin)
+            case ast.ImportFrom():
+                for alias in node.names:
+                    if alias.name == "*" and not node.level:
+                        self.stars.append(node.module or "")
+                    else:
+                        origin = "" if node.level else f"{node.module}.{alias.name}"
+                        name = alias.asname or alias.name
+                        self._bind(scope, name, node.lineno, certain, origin)
+            case ast.Global() | ast.Nonlocal():
+                scope.elsewhere.update(node.names)
+            case ast.Assign():
+                for target in node.targets:
+                    self._assign(target, node.value, scope)
+                    self._read_target(target, scope, node.lineno, certain)
+                self._push([node.value], scope)
+            case ast.AnnAssign():
+                self._annotate(node.target, node.annotation, scope)
+                if node.value is not None:
+                    self._assign(node.target, node.value, scope)
+                    self._read_target(node.target, scope, node.lineno, certain)
+                else:
+                    self._push([node.target], scope)
+                self._push([node.annotation], scope, quiet=True)
+                self._push([node.value], scope)
+            case ast.NamedExpr():
+                holder = scope
+                while holder.kind == "comprehension" and holder.parent is not None:
+                    holder = holder.parent
+                self._assign(node.target, node.value, scope, holder)
+                self._bind(holder, node.target.id, node.lineno)
+                self._push([node.value], scope, quiet)
+            case ast.ExceptHandler():
+                if node.name:
+                    self._bind(scope, node.name, node.lineno)
+                self._push([node.type], scope, quiet=True)
+                self._push(node.body, scope)
+            case ast.Name():
+                if isinstance(node.ctx, ast.Load):
+                    if not quiet:
+                        self._seen.append((node, scope))
+                else:
+                    self._bind(scope, node.id, node.lineno)
+            case ast.Attribute():
+                if isinstance(node.ctx, ast.Load) and not quiet:
+                    self._seen.append((node, scope))
+                # The parts of a dotted name are no uses of their own.
+                self._push([] if isinstance(node.value, ast.Name) else [node.value], scope, quiet)
+            case ast.Call():
+                self._calls[id(node.func)] = node
+                self._push([node.func], scope)
+                self._push([*node.args, *node.keywords], scope, quiet)
+            case ast.MatchAs() | ast.MatchStar() | ast.MatchMapping():
+                name = node.rest if isinstance(node, ast.MatchMapping) else node.name
+                if name:
+                    self._bind(scope, name, getattr(node, "lineno", 0))
+                self._push(ast.iter_child_nodes(node), scope)
+            case _:
+                self._push(ast.iter_child_nodes(node), scope, quiet)
+
+    def _read_function(
+        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope, certain: bool
+    ) -> None:
+        inner, arguments = Scope("function", scope), node.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        defaults = dict(zip(reversed([a.arg for a in positional]), reversed(arguments.defaults), strict=False))
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            if default is not None:
+                defaults[argument.arg] = default
+        everything = [*positional, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        for argument in filter(None, everything):
+            self._bind(inner, argument.arg, argument.lineno)
+            if argument.arg in defaults:
+                inner.values[argument.arg].append((defaults[argument.arg], scope))
+                self._copied.add(id(defaults[argument.arg]))
+            if argument.annotation is not None:
+                inner.instances[argument.arg].append((argument.annotation, scope))
+                self._push([argument.annotation], scope, quiet=True)
+        self._push(defaults.values(), scope)
+        if isinstance(node, ast.Lambda):
+            self._push([node.body], inner)
+            return
+        self._bind(scope, node.name, node.lineno, certain)
+        if scope.kind == "class":
+            self.methods.add(node.name)
+        self._push(node.decorator_list, scope)
+        self._push([node.returns], scope, quiet=True)
+        self._push(node.body, inner)
+
+    def _bind(
+        self, scope: Scope, name: str, line: int, certain: bool = False, origin: str = ""
+    ) -> None:
+        scope.origins[name].update([origin] if origin else [])
+        if certain:
+            scope.certain[name] = min(line, scope.certain.get(name, line))
+
+    def _read_target(self, target: ast.expr, scope: Scope, line: int, certain: bool) -> None:
+        if isinstance(target, ast.Name):
+            self._bind(scope, target.id, line, certain)
+        else:
+            self._push([target], scope)
+
+    def _assign(
+        self, target: ast.expr, value: ast.expr, scope: Scope, holder: Scope | None = None
+    ) -> None:
+        """Remember what a name, or an attribute of anything, was given."""
+        if isinstance(target, ast.Name):
+            (holder or scope).values[target.id].append((value, scope))
+            if scope.kind == "class":
+                self.attributes[target.id].append((value, scope))
+            self._copied.add(id(value))
+        elif isinstance(target, ast.Attribute):
+            self.attributes[target.attr].append((value, scope))
+            self._copied.add(id(value))
+        elif isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+            if len(target.elts) == len(value.elts):
+                for part, inner in zip(target.elts, value.elts, strict=True):
+                    self._assign(part, inner, scope)
+
+    def _annotate(self, target: ast.expr, annotation: ast.expr, scope: Scope) -> None:
+        if isinstance(target, ast.Name):
+            scope.instances[target.id].append((annotation, scope))
+
+    # --- origins --------------------------------------------------------------------------
+
+    def origins(self, node: ast.expr, scope: Scope, depth: int = 0) -> Origins:
+        """The dotted origins that an expression may have; empty where none is known."""
+        if id(node) in self._known:
+            return self._known[id(node)]
+        if depth > MAX_CHAIN or id(node) in self._resolving:
+            return NONE
+        self._resolving.add(id(node))
+        found = frozenset(sorted({tidy(o) for o in self._origins(node, scope, depth + 1)})[:MAX_ORIGINS])
+        self._resolving.discard(id(node))
+        if not self._resolving:
+            self._known[id(node)] = found
+        return found
+
+    def _origins(self, node: ast.expr, scope: Scope, depth: int) -> Iterator[str]:
+        match node:
+            case ast.Name():
+                yield from self._name(node.id, scope, node.lineno, depth)
+            case ast.Attribute():
+                path, root = [node.attr], node.value
+                while isinstance(root, ast.Attribute):
+                    path.append(root.attr)
+                    root = root.value
+                roots = self.origins(root, scope, depth)
+                for value, where in [] if roots else self.attributes.get(path[-1], []):
+                    roots |= self.origins(value, where, depth)
+                    path_after = path[:-1]
+                    for origin in self.origins(value, where, depth):
+                        yield ".".join([origin, *reversed(path_after)])
+                if not isinstance(root, ast.Name) or self.origins(root, scope, depth):
+                    for origin in self.origins(root, scope, depth):
+                        yield ".".join([origin, *reversed(path)])
+            case ast.Call():
+                yield from self._call(node, scope, depth)
+            case ast.Subscript():
+                key = self.text(node.slice, scope)
+                for base in self.origins(node.value, scope, depth):
+                    yield from self._item(base, key)
+            case ast.BinOp(op=ast.Div()):
+                yield from self.origins(node.left, scope, depth)
+            case ast.IfExp():
+                yield from self.origins(node.body, scope, depth)
+                yield from self.origins(node.orelse, scope, depth)
+            case ast.BoolOp():
+                for part in node.values:
+                    yield from self.origins(part, scope, depth)
+            case ast.Await() | ast.Starred() | ast.NamedExpr():
+                yield from self.origins(node.value, scope, depth)
+            case _:
+                return
+
+    def _name(self, name: str, scope: Scope, line: int, depth: int) -> Iterator[str]:
+        here: Scope | None = scope
+        while here is not None:
+            if here.bound(name) and (here.kind != "class" or here is scope):
+                yield from here.origins[name]
+                for value, where in here.values.get(name, []):
+                    yield from self.origins(value, where, depth)
+                for annotation, where in here.instances.get(name, []):
+                    yield from (f"{origin}()" for origin in self.origins(annotation, where, depth))
+                if here.kind in ("function", "comprehension"):
+                    return  # a local name never falls through to a global one
+                in_function = here is not scope and scope.kind != "class"
+                always = here.certain.get(name)
+                if always is not None and (in_function or always < line):
+                    return
+            here = here.parent
+        yield from (f"{module}.{name}" for module in self.stars)
+        yield f"builtins.{name}"
+
+    def _call(self, node: ast.Call, scope: Scope, depth: int) -> Iterator[str]:
+        arguments = node.args
+        if isinstance(node.func, ast.Call):  # operator.attrgetter("system")(os)
+            maker = self.origins(node.func.func, scope, depth)
+            if "operator.attrgetter" in maker and node.func.args and arguments:
+                name = self.text(node.func.args[0], scope)
+                for base in self.origins(arguments[0], scope, depth):
+                    yield f"{base}.{name or '?'}"
+        for function in self.origins(node.func, scope, depth):
+            text = self.text(arguments[0], scope) if arguments else None
+            if function in IMPORTERS and text:
+                yield text
+                if function == IMPORTERS[0]:
+                    yield text.partition(".")[0]
+            elif function == "builtins.getattr" and len(arguments) >= 2:
+                name = self.text(arguments[1], scope)
+                for base in self.origins(arguments[0], scope, depth):
+                    yield f"{base}.{name or '?'}"
+            elif function == "builtins.vars" and arguments:
+                for base in self.origins(arguments[0], scope, depth):
+                    yield f"{base}.__dict__"
+            elif function == "sys.modules.get" and text:
+                yield text
+            else:
+                yield f"{function}()"
+
+    def _item(self, base: str, key: str | None) -> Iterator[str]:
+        if base == "sys.modules" and key:
+            yield key
+        elif base.endswith(".__dict__"):
+            yield f"{base.removesuffix('.__dict__')}.{key or '?'}"
+        elif base == "builtins":  # __builtins__ is a dict in an imported module
+            yield f"builtins.{key or '?'}"
+        elif base == "builtins.globals()" and key == "__builtins__":
+            yield "builtins"
+
+    def text(self, node: ast.expr, scope: Scope, depth: int = 0) -> str | None:
+        """A text that the program spells out, in one piece or in several; None otherwise."""
+        if depth > MAX_CHAIN:
+            return None
+        match node:
+            case ast.Constant(value=str(value)):
+                return value
+            case ast.BinOp(op=ast.Add()):
+                left = self.text(node.left, scope, depth + 1)
+                right = self.text(node.right, scope, depth + 1)
+                return None if left is None or right is None else left + right
+            case ast.JoinedStr():
+                return self._joined(node.values, "", scope, depth)
+            case ast.FormattedValue():
+                return self.text(node.value, scope, depth + 1)
+            case ast.Call(func=ast.Attribute(value=glue, attr="join"), args=[ast.List() | ast.Tuple() as parts]):
+                return self._joined(parts.elts, self.text(glue, scope, depth + 1), scope, depth)
+            case ast.Subscript(slice=ast.Slice(lower=None, upper=None, step=ast.UnaryOp(op=ast.USub()))):
+                inner = self.text(node.value, scope, depth + 1)
+                return inner[::-1] if inner is not None else None
+            case ast.Name():
+                here: Scope | None = scope
+                while here is not None and not here.bound(node.id):
+                    here = here.parent
+                values = here.values.get(node.id, []) if here else []
+                return self.text(*values[0], depth + 1) if len(values) == 1 else None
+            case _:
+                return None
+
+    def _joined(self, parts: list[ast.expr], glue: str | None, scope: Scope, depth: int) -> str | None:
+        texts = [self.text(part, scope, depth + 1) for part in parts]
+        if glue is None or any(text is None for text in texts):
+            return None
+        return glue.join(text for text in texts if text is not None)
+
+
+def tidy(origin: str) -> str:
+    """One spelling for what has several: the builtins module and the os module."""
+    for spelling in ("builtins.__builtins__", "builtins.print.__self__", "builtins.len.__self__"):
+        if origin == spelling or origin.startswith(f"{spelling}."):
+            origin = "builtins" + origin.removeprefix(spelling)
+    head, dot, rest = origin.partition(".")
+    return f"os{dot}{rest}" if head in ("posix", "nt") else origin
