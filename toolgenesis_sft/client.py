@@ -167,12 +167,18 @@ class ModelClient:
                     if answer is not None:
                         return answer
                     fault = HarnessFault(
-                        "invalid_answer", f"{self._url} sent no completion: {shown(content)}"
+                        "invalid_answer", f"{self._url} sent no completion: {self._shown(content)}"
                     )
                 elif status in RETRIED_STATUS:
-                    fault = HarnessFault(f"status_{status}", f"{self._url}: {shown(content)}")
+                    fault = HarnessFault(f"status_{status}", f"{self._url}: {self._shown(content)}")
                     pause = max(pause, retry_after_s(headers))
                 elif self._learn(status, content, shaped):
+                    continue
+                elif speaks_of_context(self._shown(content).lower()):
+                    if "max_tokens" not in body:
+                        raise ModelFault("context_exhausted", self._shown(content))
+                    # Prompt and max_tokens together are too long: the answer gets what is left.
+                    body = {name: value for name, value in body.items() if name != "max_tokens"}
                     continue
                 else:
                     raise self._refusal(status, content)
@@ -197,7 +203,7 @@ class ModelClient:
     def _shaped(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body without what this server has refused before."""
         shaped = {name: value for name, value in body.items() if name not in self._refused_fields}
-        if "max_tokens" in self._refused_fields:
+        if "max_tokens" in self._refused_fields and "max_tokens" in body:
             shaped["max_completion_tokens"] = body["max_tokens"]
         return shaped
 
@@ -206,21 +212,25 @@ class ModelClient:
         out. `max_tokens` has a second name in the protocol and is sent under that one."""
         if status not in (400, 422):
             return False
-        text = content[:4000].decode(errors="replace").lower()
+        text = self._shown(content).lower()
         for name in ("logprobs", "max_tokens"):
             if name in shaped and name in text and not speaks_of_context(text):
                 self._refused_fields.add(name)
                 return True
         return False
 
-    def _refusal(self, status: int, content: bytes) -> HarnessFault | ModelFault:
-        said = shown(content).replace(self._key, "[key]") if self._key else shown(content)
+    def _shown(self, content: bytes) -> str:
+        """The start of a server's own words, on one line, the key taken out should it repeat it."""
+        text = " ".join(content[:4000].decode(errors="replace").split())
+        return (text.replace(self._key, "[key]") if self._key else text)[:400]
+
+    def _refusal(self, status: int, content: bytes) -> HarnessFault:
         if status in (401, 403):
             where = f"in ${self.key_variable}" if self.key_variable else "(none was sent)"
             return HarnessFault("key_refused", f"{self._url} answered {status} to the key {where}")
-        if status in (400, 413, 422) and speaks_of_context(said.lower()):
-            return ModelFault("context_exhausted", said)
-        return HarnessFault("request_refused", f"{self._url} answered {status}: {said}")
+        return HarnessFault(
+            "request_refused", f"{self._url} answered {status}: {self._shown(content)}"
+        )
 
     def _read(self, answer: dict[str, Any], elapsed_s: float) -> Completion:
         choice = answer["choices"][0]
@@ -293,7 +303,7 @@ def tool_body(tool: ToolSchema) -> dict[str, Json]:
 def well_formed(content: bytes) -> dict[str, Any] | None:
     """The answer, where it is a chat completion with at least one choice that has a message."""
     try:
-        answer = json.loads(content)
+        answer: dict[str, Any] = json.loads(content)
     except (ValueError, RecursionError):
         return None
     match answer:
@@ -351,8 +361,3 @@ def retry_after_s(headers: httpx.Headers) -> float:
 
 def speaks_of_context(text: str) -> bool:
     return any(words in text for words in CONTEXT_WORDS)
-
-
-def shown(content: bytes) -> str:
-    """The start of a server's own words, on one line."""
-    return " ".join(content[:400].decode(errors="replace").split())

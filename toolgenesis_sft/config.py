@@ -61,31 +61,79 @@ class Model(Section):
         return self
 
 
+SampleKind = Literal["server", "schema", "schema_to_server", "repair"]
+
+
+class Teacher(Section):
+    """A stronger model that writes candidate servers; those that pass become training data."""
+
+    url: str = Field(description="base URL of an OpenAI-compatible endpoint")
+    model: str = Field(description="the teacher's name at its endpoint")
+    key_variable: str | None = Field(
+        None, description="name of the environment variable that holds the endpoint's key"
+    )
+    strategy: Literal["direct", "coder_agent"] = Field(
+        "direct", description="how the teacher is asked for a server"
+    )
+    num_candidates: int = Field(8, ge=1, description="candidates asked for per training scenario")
+    keep_per_scenario: int = Field(
+        40, ge=1, description="verified candidates kept per scenario, the most diverse first"
+    )
+    min_schema_f1: float = Field(0.8, ge=0, le=1, description="candidates below are rejected")
+    min_ut_hard: float = Field(1.0, ge=0, le=1, description="candidates below are rejected")
+    temperature: float = Field(0.8, ge=0, description="0 gives one answer over and over")
+    max_tokens: int = Field(8192, ge=1, description="new tokens of one completion")
+    seed: int = Field(0, ge=0, description="candidate i is asked for with seed + i")
+
+
 class Data(Section):
     sources: tuple[str, ...] = Field(
         ("benchmark",),
-        description="what the training set is made of: `benchmark` (its train split and servers), or"
-        " paths of folders with .py servers or of chat JSON lines",
+        min_length=1,
+        description="what the training set is made of: `benchmark` (its train split and servers),"
+        " `teacher` (data.teacher), names in data.catalogue, or paths",
+    )
+    catalogue: str = Field(
+        "data/sources.yaml", description="where sources are declared: path, layout, licence, digest"
     )
     servers: str | None = Field(
         None, description="folder with <slug>.py, the reference servers of the benchmark"
+    )
+    teacher: Teacher | None = Field(None, description="who writes further candidates")
+    weights: dict[str, float] = Field(
+        {}, description="share of the samples by source, adding up to 1; none: all that there is"
+    )
+    kinds: dict[SampleKind, float] = Field(
+        {"server": 1.0}, description="share of the samples made of servers by kind, adding up to 1"
     )
     max_scenarios: int | None = Field(
         None, ge=1, description="take only this many training scenarios, the shortest answers first"
     )
     max_tokens: int = Field(16_384, ge=64, description="longer samples are dropped, and counted")
     val_share: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of samples kept for validation"
+        0.0, ge=0.0, lt=1.0, description="share of servers (and trajectories) for validation"
     )
     overlap: Literal["exclude", "report", "allow"] = Field(
-        "exclude", description="what to do with samples whose scenario is held out"
+        "exclude", description="what to do with samples that show a held-out server"
     )
+    num_processes: int = execution(2, "processes that convert and tokenise samples", ge=1)
     expected_num_samples: int | None = Field(
         None, ge=1, description="number of samples that `plan` assumes while no data is built"
     )
     expected_mean_tokens: int = Field(
         2_500, ge=16, description="mean sample length that `plan` assumes while no data is built"
     )
+
+    @model_validator(mode="after")
+    def shares_add_up(self) -> Self:
+        for name, shares in (("kinds", self.kinds), ("weights", self.weights)):
+            if shares and (min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 0.005):
+                raise ValueError(f"data.{name} must be shares of 0 or more that add up to 1")
+        if self.weights and set(self.weights) != set(self.sources):
+            raise ValueError("data.weights must name exactly the sources of data.sources")
+        if ("teacher" in self.sources) != (self.teacher is not None):
+            raise ValueError("the source `teacher` and the section data.teacher go together")
+        return self
 
 
 class Train(Section):

@@ -25,8 +25,9 @@ DIRECT_PROMPT = (
 SCHEMA_PROMPT = (
     "You are a developer designing MCP tool servers.\n"
     "Design the tools of an MCP server for the following scenario:\n\n{scenario}\n\n"
-    'Output only one JSON object: {{"tools": [{{"name": ..., "description": ..., "inputSchema": ...}}]}}.'
-    " Each inputSchema is a JSON Schema of type object with properties and required."
+    "Output only one JSON object: "
+    '{{"tools": [{{"name": ..., "description": ..., "inputSchema": ...}}]}}. '
+    "Each inputSchema is a JSON Schema of type object with properties and required."
 )
 SCHEMA_TO_SERVER_PROMPT = (
     "You are a developer building MCP tool servers in Python.\n"

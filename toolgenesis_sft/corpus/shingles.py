@@ -148,7 +148,7 @@ def _word_hash(word: str) -> int:
 
 @lru_cache(maxsize=1)
 def _permutations() -> NDArray[np.uint32]:
-    return MinHash(NUM_PERMUTATIONS, scheme=MINHASH_SCHEME).permutations
+    return np.asarray(MinHash(NUM_PERMUTATIONS, scheme=MINHASH_SCHEME).permutations)
 
 
 def _own_names(tree: ast.Module) -> set[str]:

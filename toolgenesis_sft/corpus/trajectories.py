@@ -230,7 +230,7 @@ def _conversation(turns: Iterable[Turn], tools: tuple[ToolSchema, ...]) -> Conve
         raise Unfit("no answer", "the conversation has no turn")
     messages = tuple(
         Message(
-            role=turn.role,  # type: ignore[arg-type]  # pydantic checks it
+            role=turn.role,
             content=turn.text,
             tool_calls=turn.calls,
             tool_call_id=turn.call_id,
@@ -412,6 +412,7 @@ def argument_fault(arguments: dict[str, Json], schema: dict[str, Json]) -> str:
         wanted = properties.get(name)
         kind = wanted.get("type") if isinstance(wanted, dict) else None
         types = JSON_TYPES.get(kind) if isinstance(kind, str) else None
-        if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+        is_flag = isinstance(value, bool)  # a bool is an int to Python, not to JSON Schema
+        if types and (not isinstance(value, types) or (is_flag and bool not in types)):
             return f"{name} = {json.dumps(value)} is no {kind}"
     return ""

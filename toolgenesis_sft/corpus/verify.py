@@ -1,45 +1,168 @@
-"""Is a server what its sample claims? It is run: launch, list, and its unit tests."""
+"""Is a server what its sample claims? It is run: launch, list, its unit tests or its examples.
+
+The verdict is kept by content: the same server, tests, runtime and rules are never run twice.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+from toolgenesis_sft.benchmark import load_answer_keys
 from toolgenesis_sft.config import Score
-from toolgenesis_sft.corpus.sources import Pair
-from toolgenesis_sft.errors import Outcome
-from toolgenesis_sft.records import AnswerKey, ServerPrediction
+from toolgenesis_sft.corpus.pairs import Pair
+from toolgenesis_sft.errors import ModelFault, Outcome
+from toolgenesis_sft.progress import Progress
+from toolgenesis_sft.records import AnswerKey, Json, Record, ServerPrediction, ToolSchema
+from toolgenesis_sft.runs import append_record, fingerprint, mend_torn_line, read_records
 from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.scoring.compliance import check_tools
 from toolgenesis_sft.scoring.strict import score_server
+from toolgenesis_sft.scoring.unit_tests import judge_answer
 
 SETTINGS = Score(layers=("L1", "L2"), launch_attempts=1)
+RULES_VERSION = 1  # a new one verifies everything again
+
+
+class Verification(Record):
+    """`reason` is empty where the server holds what it claims; `tools` are the live ones."""
+
+    key: str
+    reason: str = ""
+    detail: str = ""
+    schema_f1: float | None = None
+    ut_hard: float | None = None
+    tools: tuple[ToolSchema, ...] = ()
 
 
 @dataclass(frozen=True)
-class Verification:
-    """`reason` is empty where the server holds what it claims."""
+class Thresholds:
+    """A server that claims to answer a scenario of the benchmark must reach these."""
 
-    slug: str
-    launched: bool
-    ut_hard: float | None
-    reason: str = ""
+    schema_f1: float = 0.0
+    ut_hard: float = 1.0
 
 
-def verify(pair: Pair, key: AnswerKey, sandbox: Sandbox) -> Verification:
-    """Run the server of a pair in the sandbox. Raises HarnessFault where the sandbox failed."""
-    prediction = ServerPrediction(
-        slug=pair.slug,
-        model=pair.source,
-        strategy="imported",
-        completion=pair.code,
-        finish_reason="stop",
-    )
-    record, _ = score_server(prediction, pair.scenario, key, sandbox, SETTINGS)
-    launch = record.figures["launch"]
-    if launch.outcome is not Outcome.SCORED:
-        return Verification(pair.slug, False, None, f"does not launch: {launch.reason}")
-    tests = record.figures.get("ut_hard")
-    if tests is not None and tests.value != 1.0:
-        return Verification(
-            pair.slug, True, tests.value, f"passes {tests.value:.0%} of its unit tests"
+def gold_tool_names(benchmark: Path) -> dict[str, frozenset[str]]:
+    """Tool names of every server of the benchmark, to find samples that show a held-out one."""
+    return {
+        slug: frozenset(tool.name for tool in key.tools)
+        for slug, key in load_answer_keys(benchmark).items()
+    }
+
+
+class Verifier:
+    """Runs servers in the sandbox, several at once, and remembers what came out."""
+
+    def __init__(self, benchmark: Path, sandbox: Sandbox, runtime: str, memory: Path) -> None:
+        self.keys = load_answer_keys(benchmark)
+        self.sandbox, self.runtime, self.memory = sandbox, runtime, memory
+        mend_torn_line(memory)
+        self.known = {verdict.key: verdict for verdict in read_records(memory, Verification)}
+
+    def verify(
+        self,
+        pairs: Sequence[Pair],
+        workers: int,
+        thresholds: Callable[[Pair], Thresholds],
+    ) -> Iterator[Verification]:
+        """A verdict for each pair, in their order. Raises HarnessFault where the sandbox fails."""
+
+        def one(pair: Pair) -> Verification:
+            key = self.content(pair, thresholds(pair))
+            return self.known.get(key) or self.run(pair, key, thresholds(pair))
+
+        with (
+            ThreadPoolExecutor(workers) as pool,
+            Progress("build", len(pairs), "servers") as progress,
+        ):
+            for verdict in pool.map(one, pairs):
+                if verdict.key not in self.known:
+                    append_record(self.memory, verdict)
+                    self.known[verdict.key] = verdict
+                progress.done("dropped" if verdict.reason else "verified")
+                yield verdict
+
+    def content(self, pair: Pair, thresholds: Thresholds) -> str:
+        """What a verdict depends on, as one digest."""
+        gold = self.keys.get(pair.slug) if pair.in_benchmark else None
+        return fingerprint(
+            [
+                pair.code,
+                pair.server_class,
+                [example.model_dump(mode="json") for example in pair.examples],
+                gold and gold.model_dump(mode="json"),
+                [thresholds.schema_f1, thresholds.ut_hard],
+                self.runtime,
+                RULES_VERSION,
+            ]
         )
-    return Verification(pair.slug, True, tests.value if tests else None)
+
+    def run(self, pair: Pair, key: str, thresholds: Thresholds) -> Verification:
+        if pair.in_benchmark:
+            return self._run_unit_tests(pair, key, self.keys[pair.slug], thresholds)
+        return self._run_examples(pair, key)
+
+    def _run_unit_tests(
+        self, pair: Pair, key: str, gold: AnswerKey, thresholds: Thresholds
+    ) -> Verification:
+        prediction = ServerPrediction(
+            slug=pair.slug,
+            model=pair.source,
+            strategy="imported",
+            completion=pair.code,
+            finish_reason="stop",
+        )
+        scores, evidence = score_server(
+            prediction, pair.scenario(), gold, self.sandbox, SETTINGS
+        )
+        launch = scores.figures["launch"]
+        if launch.outcome is not Outcome.SCORED:
+            detail = " ".join(str(evidence.get("stderr") or "").split())[-200:]
+            return Verification(
+                key=key, reason=f"verification: does not launch ({launch.reason})", detail=detail
+            )
+        figures = {
+            name: scores.figures[name].value for name in ("schema_f1", "ut_hard") if name in scores.figures
+        }
+        failed = [
+            name for name, value in figures.items() if (value or 0.0) < getattr(thresholds, name)
+        ]
+        return Verification(
+            key=key,
+            reason=f"verification: {failed[0]} is too low" if failed else "",
+            detail=f"{failed[0]} {figures[failed[0]]:.2f}" if failed else "",
+            tools=_live_tools(evidence["tools"]),
+            **figures,
+        )
+
+    def _run_examples(self, pair: Pair, key: str) -> Verification:
+        """Launch, list, compliance, and each example on a fresh server."""
+        try:
+            with self.sandbox.start(pair.code) as server:
+                tools = server.list_tools()
+                compliance = check_tools(server.raw_tools)
+            if not tools:
+                return Verification(key=key, reason="verification: lists no tool")
+            if compliance.faults:
+                return Verification(
+                    key=key, reason="verification: not compliant", detail=compliance.faults[0]
+                )
+            for example in pair.examples:
+                with self.sandbox.start(pair.code) as server:
+                    server.list_tools()
+                    answer = server.call(example.tool, example.arguments)
+                wrong = example.answer is not None and not _agrees(example.answer, answer.value)
+                if answer.is_error or wrong:
+                    return Verification(
+                        key=key,
+                        reason="verification: fails its own example",
+                        detail=f"{example.tool}: {answer.text}",
+                    )
+        except ModelFault as fault:
+            return Verification(
+                key=key, reason=f"verification: does not launch ({fault.kind})", detail=fault.detail
+            )
+        return Verification(key=key, tools=tools)

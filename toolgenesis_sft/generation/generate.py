@@ -7,7 +7,6 @@ when its answer is whole, so after `kill -9` the same command asks for the rest 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,7 +151,8 @@ def named_model(label: str, field: str, name: str) -> AskedModel:
 def refuse_other_checkpoints(
     run: RunFolder, models: Sequence[AskedModel], done: Sequence[ServerPrediction]
 ) -> None:
-    """Predictions of a checkpoint that changed since are neither kept nor thrown away in silence."""
+    """Raises UserError where a checkpoint changed since: its predictions are neither mixed with
+    new ones nor thrown away in silence."""
     answered = {prediction.model for prediction in done}
     if not answered:
         return

@@ -237,9 +237,10 @@ def mean_over(values: dict[str, float | None], slugs: Iterable[str]) -> float | 
     return stats.mean(known) if len(known) == len(inside) else None
 
 
-def taxonomy(
-    study: Study, test_faults: dict[Contestant, dict[str, Counter[str]]]
-) -> list[FaultCount]:
+TestFaults = dict[Contestant, dict[str, Counter[str]]]
+
+
+def taxonomy(study: Study, test_faults: TestFaults) -> list[FaultCount]:
     """Faults by kind. `test_faults[contestant][slug]` counts the faults of single unit tests."""
     rows = []
     for contestant, scenarios, slugs in _groups(study):

@@ -46,6 +46,4 @@ def loss_curve(study: Study, settings: Report) -> LossCurve | None:
 def _thinned(points: dict[int, float]) -> tuple[tuple[int, float], ...]:
     ordered = sorted(points.items())
     stride = max(1, math.ceil(len(ordered) / MAX_POINTS))
-    return tuple(
-        ordered[i] for i in range(len(ordered)) if i % stride == 0 or i == len(ordered) - 1
-    )
+    return tuple(dict(ordered[::stride] + ordered[-1:]).items())

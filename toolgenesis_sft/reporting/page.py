@@ -136,12 +136,16 @@ def _environment() -> Environment:
 
 
 def score_text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "\N{EN DASH}" if value is None else f"{value:.3f}"
 
 
 def points_text(value: float) -> str:
     """A difference in points of 100, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def strategy_title(name: str) -> str:
+    return STRATEGIES.get(name, name)
 
 
 def words(name: str) -> str:
@@ -230,7 +234,7 @@ def table_sections(report: RunReport) -> list[tuple[str, list[GroupSummary]]]:
         "all": "All scenarios that were asked for",
     }
     if any(group.memorisation for group in report.groups):
-        titles["train"] += " – memorisation: the trained model saw these answers"
+        titles["train"] += ": memorisation, the trained model saw these answers"
     return [
         (title, [group for group in report.groups if group.scenarios == name])
         for name, title in titles.items()

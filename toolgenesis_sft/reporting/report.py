@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from toolgenesis_sft.config import Recipe, Report
 from toolgenesis_sft.errors import Outcome
 from toolgenesis_sft.records import (
     FIGURES,
     FigureName,
+    FigureScore,
     FigureSummary,
     GroupSummary,
     RunReport,
 )
 from toolgenesis_sft.reporting import breakdown, curves, evidence, page, stats
 from toolgenesis_sft.reporting.analysis import Analysis
-from toolgenesis_sft.reporting.published import published_rows
+from toolgenesis_sft.reporting.published import PublishedRow, published_rows
 from toolgenesis_sft.reporting.study import Contestant, ScenarioSet, Study, study_folder, study_run
 from toolgenesis_sft.runs import RunFolder, add_provenance, read_json, sha256_file, write_json
 
 SHORT: dict[FigureName, str] = {
-    "compliance": "compl.",
+    "compliance": "compliance",
     "launch": "launch",
     "schema_f1": "schema F1",
     "ut_soft": "UT soft",
@@ -37,7 +33,17 @@ SHORT: dict[FigureName, str] = {
     "capability_boundary": "boundary",
     "task_utility": "tasks",
 }
-NARROW_COLUMNS = 100  # below this width the table leaves the intervals out
+SHORTEST: dict[FigureName, str] = {
+    "compliance": "compl",
+    "launch": "launch",
+    "schema_f1": "F1",
+    "ut_soft": "UTsoft",
+    "ut_hard": "UThard",
+    "capability_boundary": "bound",
+    "task_utility": "tasks",
+}
+NAME_CHARS = 26
+WIDE_COLUMNS = NAME_CHARS + 4 + 12 * len(FIGURES)
 
 
 def report_run(recipe: Recipe, run: RunFolder) -> RunReport:
@@ -129,11 +135,9 @@ def _group(
         num_servers=len(slugs),
         missing_slugs=study.missing(contestant, slugs),
         figures={
-            figure: _summary(
-                study, values[contestant][figure], contestant, figure, slugs, resamples
-            )
-            for figure in study.figures
-            if any(slug in values[contestant][figure] for slug in slugs)
+            figure: _summary(study, counted, contestant, figure, slugs, resamples)
+            for figure, counted in values[contestant].items()
+            if any(slug in counted for slug in slugs)
         },
     )
 
@@ -148,14 +152,7 @@ def _summary(
 ) -> FigureSummary:
     inside = [slug for slug in slugs if slug in values]
     scores = {slug: study.figure(contestant, slug, figure) for slug in inside}
-    reached = [
-        mean
-        for samples in scores.values()
-        if (
-            mean := stats.mean([s.value for s in samples if _is_reached(s) and s.value is not None])
-        )
-        is not None
-    ]
+    reached = [mean for samples in scores.values() if (mean := _mean_scored(samples)) is not None]
     known = [values[slug] for slug in inside if values[slug] is not None]
     complete = len(known) == len(inside)
     return FigureSummary(
@@ -171,8 +168,10 @@ def _summary(
     )
 
 
-def _is_reached(score: object) -> bool:
-    return getattr(score, "outcome", None) is Outcome.SCORED
+def _mean_scored(samples: list[FigureScore]) -> float | None:
+    return stats.mean(
+        [s.value for s in samples if s.outcome is Outcome.SCORED and s.value is not None]
+    )
 
 
 def harness_faults(study: Study) -> list[str]:
@@ -237,60 +236,76 @@ def notes(study: Study, groups: tuple[GroupSummary, ...]) -> list[str]:
 
 
 def table(report: RunReport) -> str:
-    """The table for a terminal: measured rows, then published ones, fitted to the width."""
-    width = shutil.get_terminal_size((120, 24)).columns
-    analysis = Analysis.model_validate(report.extra)
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=None)
-    for name in ("model", "strategy", "scenarios"):
-        grid.add_column(name, overflow="fold")
-    grid.add_column("n", justify="right")
-    for figure in FIGURES:
-        grid.add_column(SHORT[figure], justify="right", no_wrap=True)
-    for group in report.groups:
-        wide = width >= NARROW_COLUMNS
-        cells = [_cell(group.figures.get(figure), wide) for figure in FIGURES]
-        where = group.scenarios + (" (memorisation)" if group.memorisation else "")
-        missing = f"\n{len(group.missing_slugs)} missing" if group.missing_slugs else ""
-        grid.add_row(
-            Text(group.model),
-            Text(group.strategy),
-            where.replace("_", "-"),
-            f"{group.num_servers}{missing}",
-            *cells,
-        )
-    grid.add_section()
-    for row in analysis.published:
-        grid.add_row(
-            Text(row.model),
-            row.strategy,
-            f"published: {row.source}",
-            "",
-            *(_number(row.figures.get(figure)) for figure in FIGURES),
-            style="dim",
-        )
-    out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, highlight=False)
-    console.print(grid)
-    if report.headline_blocked:
-        console.print(
-            Text(
-                f"No headline: {len(report.harness_faults)} predictions could not be scored by the"
-                " harness (not the model's fault). Run the same command again. First: "
-                + report.harness_faults[0]
+    """The table for a terminal: measured rows by set of scenarios, then the published ones that
+    answer to the same strategies. Narrow terminals get it without the intervals."""
+    wide = shutil.get_terminal_size((120, 24)).columns >= WIDE_COLUMNS
+    column = 12 if wide else 7
+    heads = [name.rjust(column) for name in (SHORT if wide else SHORTEST).values()]
+    lines = [" " * NAME_CHARS + "   n" + "".join(heads)]
+    for title, groups in page.table_sections(report):
+        lines += ["", title]
+        for group in groups:
+            means = [_mean_text(group.figures.get(figure)) for figure in FIGURES]
+            ranges = [_range_text(group.figures.get(figure)) for figure in FIGURES]
+            lines.append(_line(_who(group), str(group.num_servers), means, column))
+            notes = ["memorisation"] if group.memorisation else []
+            if group.missing_slugs:
+                notes.append(f"{len(group.missing_slugs)} missing, count as 0")
+            if wide or notes:
+                lines.append(_line(f"  {', '.join(notes)}", "", ranges if wide else [], column))
+    for source, rows in _published(report):
+        lines += ["", f"Published, not measured here: {source}"]
+        for row in rows:
+            values = [_number(row.figures.get(figure)) for figure in FIGURES]
+            lines.append(
+                _line(f"{row.model}, {page.strategy_title(row.strategy)}", "", values, column)
             )
-        )
-    return out.getvalue().rstrip() + "\n"
+    if report.headline_blocked:
+        count, first = len(report.harness_faults), report.harness_faults[0]
+        lines += [
+            "",
+            f"No headline: the harness failed on {count} predictions (no fault of the model, no"
+            f" zeros). Run the same command again. First: {_plain(first)}",
+        ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(summary: FigureSummary | None, with_interval: bool) -> str:
+def _published(report: RunReport) -> list[tuple[str, list[PublishedRow]]]:
+    """Published rows with a strategy of this run, by source; all of them are in report.html."""
+    asked = {group.strategy for group in report.groups}
+    if not asked & {"direct", "coder_agent"}:
+        asked = {"direct"}
+    rows = [r for r in Analysis.model_validate(report.extra).published if r.strategy in asked]
+    sources = dict.fromkeys(row.source for row in rows)
+    return [(source, [row for row in rows if row.source == source]) for source in sources]
+
+
+def _line(name: str, n: str, cells: list[str], column: int) -> str:
+    shown = _plain(name)
+    if len(shown) > NAME_CHARS:
+        shown = shown[: NAME_CHARS - 3] + "..."
+    return shown.ljust(NAME_CHARS) + n.rjust(4) + "".join(cell.rjust(column) for cell in cells)
+
+
+def _who(group: GroupSummary) -> str:
+    return f"{page.words(group.model)}, {page.strategy_title(group.strategy)}"
+
+
+def _plain(text: str) -> str:
+    """Without control characters: a model's name must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _mean_text(summary: FigureSummary | None) -> str:
     if summary is None:
         return "-"
-    if summary.mean_all is None:
-        return "blocked"
-    interval = ""
-    if with_interval and summary.ci95 is not None:
-        interval = "\n" + "-".join(_number(bound) for bound in summary.ci95)
-    return _number(summary.mean_all) + interval
+    return "blocked" if summary.mean_all is None else _number(summary.mean_all)
+
+
+def _range_text(summary: FigureSummary | None) -> str:
+    if summary is None or summary.ci95 is None:
+        return ""
+    return f"{summary.ci95[0]:.2f}-{summary.ci95[1]:.2f}"
 
 
 def _number(value: float | None) -> str:

@@ -248,9 +248,10 @@ def _study(
     left_out = {score.slug for score in every_score} - asked
     contestants |= {Contestant(score.model, score.strategy) for score in scores.values()}
     samples: defaultdict[Contestant, int] = defaultdict(lambda: num_samples)
-    for record in (*predictions.values(), *scores.values()):
-        contestant = Contestant(record.model, record.strategy)
-        samples[contestant] = max(samples[contestant], record.sample_index + 1)
+    made = [(Contestant(p.model, p.strategy), p.sample_index) for p in predictions.values()]
+    made += [(Contestant(s.model, s.strategy), s.sample_index) for s in scores.values()]
+    for contestant, sample in made:
+        samples[contestant] = max(samples[contestant], sample + 1)
     ordered = tuple(sorted(contestants, key=_order)) or (Contestant("imported", "imported"),)
     if layers is not None:
         figures = tuple(figure for layer in LAYERS if layer in layers for figure in LAYERS[layer])

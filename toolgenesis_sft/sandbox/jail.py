@@ -42,6 +42,7 @@ from toolgenesis_sft.sandbox.runtime import runtime, visible_folders
 HERE = Path(__file__).resolve().parent
 INSIDE = "/opt/toolgenesis"
 CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 6, 7, 8, 21
+PLAIN_FOLDERS = ("/dev", "/dev/shm", "/etc", "/etc/ssl", "/opt", INSIDE, "/tmp", "/usr")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 ENVIRONMENT = {
     "HOME": "/tmp",
@@ -118,8 +119,13 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
     for capability in ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP"):
         line += ["--cap-add", f"CAP_{capability}"]
     if not is_privileged():
-        line += ["--unshare-user", "--uid", "0", "--gid", "0"]
-    for folder in visible_folders(where):
+        line += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
+    folders = visible_folders(where)
+    # bwrap makes the parents of a mount for root alone
+    parents = {parent for folder in folders for parent in folder.parents} - {Path("/")}
+    for parent in sorted(parents | {Path(name) for name in PLAIN_FOLDERS}):
+        line += ["--dir", str(parent)]
+    for folder in folders:
         line += ["--ro-bind", str(folder), str(folder)]
     for name in ("lib", "lib32", "lib64"):
         link = Path("/", name)
@@ -136,7 +142,7 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
     for place, name in enumerate(("stdin", "stdout", "stderr")):
         line += ["--symlink", f"/proc/self/fd/{place}", f"/dev/{name}"]
     line += ["--symlink", "/proc/self/fd", "/dev/fd"]
-    line += ["--proc", "/proc", "--dir", "/tmp", "--dir", "/dev/shm", "--remount-ro", "/"]
+    line += ["--proc", "/proc", "--remount-ro", "/"]
     for name, value in ENVIRONMENT.items():
         line += ["--setenv", name, value]
     line += ["--chdir", "/", str(where.python), "-s", "-B", f"{INSIDE}/inside/zygote.py"]
@@ -222,7 +228,7 @@ class Jail:
         message = self._socket.recv(4096) if poll.poll(ZYGOTE_START_S * 1000) else b""
         if not message:
             self.close()
-            raise UserError("sandbox", self.log(), "the jail cannot start", MEND_BWRAP)
+            raise UserError("sandbox", self.log()[-200:], "the jail cannot start", MEND_BWRAP)
         self.environment: dict[str, Json] = json.loads(message)
 
     def log(self) -> str:

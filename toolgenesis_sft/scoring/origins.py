@@ -1,6 +1,6 @@
 """Where the names in a Python program come from, read from its syntax tree. Nothing is run.
 
-`uses` yields each place where a program takes a value by name, with the dotted origin of that
+`Program.uses` lists each place where a program takes a value by name, with the dotted origin of that
 value: `sp.run` after `import subprocess as sp` is `subprocess.run`, and so is
 `getattr(__import__("subprocess"), "r" + "un")`. The instance that a call makes is marked by
 brackets: `pathlib.Path().read_text`.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -24,7 +24,7 @@ from toolgenesis_sft.errors import ModelFault
 
 MAX_CODE_CHARS = 1_000_000
 MAX_CHAIN = 40  # nested calls that are followed
-MAX_ORIGINS = 20  # of one expression
+MAX_ORIGINS = 200  # of one expression
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -38,12 +38,12 @@ NONE: Origins = frozenset()
 class Use:
     """A value taken by name. `origins` is empty where it is the program's own.
 
-    name: the last part as written. call: the call that it is the function of, if it is one.
-    is_copied: it is given another name, under which it is followed.
+    path: the names as written; of `f().a.b` those after the call. call: the call that it is the
+    function of, if it is one. is_copied: it is given another name, under which it is followed.
     """
 
     line: int
-    name: str
+    path: tuple[str, ...]
     origins: Origins
     call: ast.Call | None = None
     is_copied: bool = False
@@ -69,15 +69,8 @@ class Scope:
         return name in self.origins and name not in self.elsewhere
 
 
-def uses(code: str) -> list[Use]:
-    """Every use of a name or an attribute, in order of lines.
-
-    Raises ModelFault where the code is no Python, or longer than a million characters.
-    """
-    return Program(parse(code)).uses()
-
-
 def parse(code: str) -> ast.Module:
+    """Raises ModelFault where the code is no Python, or longer than a million characters."""
     if len(code) > MAX_CODE_CHARS:
         raise ModelFault("code_too_large", f"{len(code)} characters")
     try:
@@ -99,8 +92,7 @@ class Program:
         self._seen: list[tuple[ast.expr, Scope]] = []
         self._calls: dict[int, ast.Call] = {}
         self._copied: set[int] = set()
-        self._resolving: set[int] = set()
-        self._known: dict[int, Origins] = {}
+        self._known: dict[tuple[str, Hashable], Origins] = {}
         # (node, its scope, whether only what is called in it runs, whether it always runs)
         self._todo: list[tuple[ast.AST, Scope, bool, bool]] = []
         self._push(tree.body, self.module, certain=True)
@@ -108,21 +100,17 @@ class Program:
             self._read(*self._todo.pop())
 
     def uses(self) -> list[Use]:
-        found = []
-        for node, scope in self._seen:
-            name = node.attr if isinstance(node, ast.Attribute) else ast.unparse(node)[:80]
-            if isinstance(node, ast.Attribute) and name in self.methods and not self.origins(node, scope):
-                continue
-            found.append(
-                Use(
-                    line=node.lineno,
-                    name=name,
-                    origins=self.origins(node, scope),
-                    call=self._calls.get(id(node)),
-                    is_copied=id(node) in self._copied,
-                )
+        found = [
+            Use(
+                line=node.lineno,
+                path=tuple(written(node)),
+                origins=self.origins(node, scope),
+                call=self._calls.get(id(node)),
+                is_copied=id(node) in self._copied,
             )
-        return sorted(found, key=lambda use: (use.line, use.name))
+            for node, scope in self._seen
+        ]
+        return sorted(found, key=lambda use: (use.line, use.path))
 
     # --- bindings -------------------------------------------------------------------------
 
@@ -200,8 +188,11 @@ class Program:
             case ast.Attribute():
                 if isinstance(node.ctx, ast.Load) and not quiet:
                     self._seen.append((node, scope))
-                # The parts of a dotted name are no uses of their own.
-                self._push([] if isinstance(node.value, ast.Name) else [node.value], scope, quiet)
+                root = node.value
+                while isinstance(root, ast.Attribute):
+                    root = root.value
+                if not isinstance(root, ast.Name):  # what a dotted name begins with is no use
+                    self._push([root], scope, quiet)
             case ast.Call():
                 self._calls[id(node.func)] = node
                 self._push([node.func], scope)
@@ -281,16 +272,16 @@ class Program:
 
     def origins(self, node: ast.expr, scope: Scope, depth: int = 0) -> Origins:
         """The dotted origins that an expression may have; empty where none is known."""
-        if id(node) in self._known:
-            return self._known[id(node)]
-        if depth > MAX_CHAIN or id(node) in self._resolving:
-            return NONE
-        self._resolving.add(id(node))
-        found = frozenset(sorted({tidy(o) for o in self._origins(node, scope, depth + 1)})[:MAX_ORIGINS])
-        self._resolving.discard(id(node))
-        if not self._resolving:
-            self._known[id(node)] = found
-        return found
+        return self._once(("node", id(node)), self._origins(node, scope, depth + 1), depth)
+
+    def _once(self, key: tuple[str, Hashable], found: Iterator[str], depth: int) -> Origins:
+        """Each question is answered once; one that asks itself gets no answer."""
+        if key not in self._known:
+            if depth > MAX_CHAIN:
+                return NONE
+            self._known[key] = NONE
+            self._known[key] = frozenset(sorted({tidy(o) for o in found})[:MAX_ORIGINS])
+        return self._known[key]
 
     def _origins(self, node: ast.expr, scope: Scope, depth: int) -> Iterator[str]:
         match node:
@@ -301,15 +292,10 @@ class Program:
                 while isinstance(root, ast.Attribute):
                     path.append(root.attr)
                     root = root.value
-                roots = self.origins(root, scope, depth)
-                for value, where in [] if roots else self.attributes.get(path[-1], []):
-                    roots |= self.origins(value, where, depth)
-                    path_after = path[:-1]
-                    for origin in self.origins(value, where, depth):
-                        yield ".".join([origin, *reversed(path_after)])
-                if not isinstance(root, ast.Name) or self.origins(root, scope, depth):
-                    for origin in self.origins(root, scope, depth):
-                        yield ".".join([origin, *reversed(path)])
+                bases = self.origins(root, scope, depth)
+                if not bases:  # `self.folder.iterdir`, after `self.folder = Path(...)`
+                    bases = self._attribute(path.pop(), depth)
+                yield from (".".join([base, *reversed(path)]) for base in bases)
             case ast.Call():
                 yield from self._call(node, scope, depth)
             case ast.Subscript():
@@ -331,22 +317,31 @@ class Program:
 
     def _name(self, name: str, scope: Scope, line: int, depth: int) -> Iterator[str]:
         here: Scope | None = scope
+        deferred = False  # inside a function, which runs after the module's own statements
         while here is not None:
             if here.bound(name) and (here.kind != "class" or here is scope):
-                yield from here.origins[name]
-                for value, where in here.values.get(name, []):
-                    yield from self.origins(value, where, depth)
-                for annotation, where in here.instances.get(name, []):
-                    yield from (f"{origin}()" for origin in self.origins(annotation, where, depth))
+                yield from self._once((name, id(here)), self._bound(name, here, depth), depth)
                 if here.kind in ("function", "comprehension"):
                     return  # a local name never falls through to a global one
-                in_function = here is not scope and scope.kind != "class"
-                always = here.certain.get(name)
-                if always is not None and (in_function or always < line):
+                if name in here.certain and (deferred or here.certain[name] < line):
                     return
+            deferred |= here.kind == "function"
             here = here.parent
         yield from (f"{module}.{name}" for module in self.stars)
         yield f"builtins.{name}"
+
+    def _bound(self, name: str, scope: Scope, depth: int) -> Iterator[str]:
+        yield from scope.origins[name]
+        for value, where in scope.values.get(name, []):
+            yield from self.origins(value, where, depth)
+        for annotation, where in scope.instances.get(name, []):
+            yield from (f"{origin}()" for origin in self.origins(annotation, where, depth))
+
+    def _attribute(self, name: str, depth: int) -> Origins:
+        """What an attribute of that name was given, anywhere in the program."""
+        values = self.attributes.get(name, [])
+        found = (o for value, where in values for o in self.origins(value, where, depth))
+        return self._once(("attribute", name), found, depth)
 
     def _call(self, node: ast.Call, scope: Scope, depth: int) -> Iterator[str]:
         arguments = node.args
@@ -418,6 +413,15 @@ class Program:
         if glue is None or any(text is None for text in texts):
             return None
         return glue.join(text for text in texts if text is not None)
+
+
+def written(node: ast.expr) -> list[str]:
+    """The names of a dotted expression, from left to right."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return [*([node.id] if isinstance(node, ast.Name) else []), *reversed(names)]
 
 
 def tidy(origin: str) -> str:

@@ -44,9 +44,9 @@ def main() -> int:
         claim(run, recipe)
         return launch.train(options.recipe, overrides, run)
     except UserError as error:
-        return ended(EXIT_USER_ERROR, f"error: {error}")
+        return ended(EXIT_USER_ERROR, str(error))
     except HarnessFault as fault:
-        return ended(1, f"error: {fault}")
+        return ended(1, str(fault))
 
 
 def rank_main(recipe: Recipe, run: RunFolder) -> int:
@@ -139,7 +139,7 @@ def ended(exit_code: int, line: str) -> int:
     if attempt and "RANK" in os.environ:
         leave_status(Path(attempt), Status(exit_code=exit_code, detail=line))
     if line:
-        print(line, file=sys.stderr, flush=True)
+        print(f"{'train' if exit_code == EXIT_REQUEUE else 'error'}: {line}", file=sys.stderr)
     return exit_code
 
 

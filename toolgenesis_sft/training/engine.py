@@ -55,10 +55,13 @@ class Engine:
         return self.deepspeed.module.model.config
 
     @property
+    def num_parameters(self) -> int:
+        return sum(int(parameter.ds_numel) for parameter in self.deepspeed.module.parameters())
+
+    @property
     def checkpoint_bytes(self) -> int:
         """What one checkpoint takes on the disk at most, all ranks together."""
-        num_parameters = sum(int(p.ds_numel) for p in self.deepspeed.module.parameters())
-        return BYTES_PER_PARAMETER * num_parameters
+        return BYTES_PER_PARAMETER * self.num_parameters
 
     @property
     def device_name(self) -> str:
@@ -125,7 +128,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def agree_on_checkpoint(run: RunFolder) -> Checkpoint | None:
-    """The newest whole checkpoint, the same on every rank; each rank checks a share of the files."""
+    """The newest whole checkpoint, the same on every rank; each checks a share of its files."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
 
     def shared_fault(checkpoint: Checkpoint) -> str:

@@ -1,4 +1,4 @@
-"""`toolgenesis-sft train`: prepare on the CPU, start accelerate's launcher, watch, say how it ended.
+"""`toolgenesis-sft train`: prepare without torch, start accelerate's launcher, watch, report.
 
     toolgenesis-sft train RECIPE      this process: no torch, holds the run's lock
       python -m ...training.launch    accelerate's launcher (main, below), in a process of its own
@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from toolgenesis_sft.config import Recipe, load_recipe, resolve_path
-from toolgenesis_sft.errors import EXIT_REQUEUE, HarnessFault, UserError
+from toolgenesis_sft.errors import EXIT_REQUEUE, EXIT_USER_ERROR, HarnessFault, UserError
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.records import Record
 from toolgenesis_sft.runs import RunFolder, write_text
@@ -206,10 +207,11 @@ def main() -> None:
 
 
 def last_words(attempt: Path, rank: int) -> str:
-    """The exception that a rank died of: the last line of its log."""
+    """The exception that a rank died of, from its log."""
     log = attempt / f"rank_{rank}.log"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f" ({lines[-1]})" if lines else ""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    exceptions = re.findall(r"^[\w.]+(?:Error|Exception|Fault|Interrupt)\b.*", text, re.MULTILINE)
+    return f" ({exceptions[-1]})" if exceptions else ""
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def memory_per_gpu(shape: ModelShape, train: Train, num_gpus: int) -> Memory:
         "gathered": gathered,
         "activations": width * layers * train.max_row_tokens,
         "logits": float(LOGIT_BYTES * shape.vocab_size * logit_tokens),
-        "reserve": RESERVE_GIB * GIB,
+        "reserve": RESERVE_GIB * GIB if train.dtype == "bf16" else 0.0,
     }
     return Memory(
         **{name: round(value / GIB, 2) for name, value in parts.items()},

@@ -67,14 +67,13 @@ def make_row(tokens: TokenSet, samples: Sequence[int]) -> Row:
     lengths = [len(part.ids) for part in parts]
     targets = [np.where(part.mask, part.ids, UNSUPERVISED) for part in parts]
     # The label of a token is its successor in the same sample; the last one has none.
-    labels = [np.append(target[1:], UNSUPERVISED) for target in targets]
+    labels = np.concatenate([np.append(target[1:], UNSUPERVISED) for target in targets])
+    input_ids = np.concatenate([part.ids for part in parts])
     return Row(
         sample_ids=tuple(part.id for part in parts),
-        input_ids=torch.from_numpy(np.concatenate([part.ids for part in parts]).astype(np.int64))[
-            None
-        ],
+        input_ids=torch.from_numpy(input_ids.astype(np.int64))[None],
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
-        labels=torch.from_numpy(np.concatenate(labels).astype(np.int64))[None],
+        labels=torch.from_numpy(labels.astype(np.int64))[None],
         boundaries=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
         longest=max(lengths),
     )

@@ -28,6 +28,7 @@ import audit
 import confine
 import program
 
+THREAD_END_S = 10.0
 REPORT_FD, PROGRAM_FD = 3, 4
 
 
@@ -57,7 +58,10 @@ def warm_up() -> None:
         importlib.import_module(module)
     asyncio.run(_warm_native(native))
     asyncio.run(_warm_package(package))
-    assert threading.active_count() == 1, "a fork would lose the other threads"
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join(THREAD_END_S)  # workers that were told to stop: a fork would lose them
+    assert threading.active_count() == 1
     gc.collect()
     gc.freeze()
 
@@ -133,6 +137,12 @@ def take_descriptors(fds: list[int]) -> socket.socket:
     for place, fd in enumerate(high):
         os.dup2(fd, place, inheritable=place < 3)
     os.closerange(5, 1 << 16)
+    # The zygote's own streams remember what they were opened on: a file that can seek.
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.__stderr__ = open(
+        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
     return socket.socket(fileno=REPORT_FD)
 
 
