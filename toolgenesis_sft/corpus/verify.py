@@ -20,7 +20,7 @@ from toolgenesis_sft.runs import append_record, fingerprint, mend_torn_line, rea
 from toolgenesis_sft.sandbox.session import Sandbox
 from toolgenesis_sft.scoring.compliance import check_tools
 from toolgenesis_sft.scoring.strict import score_server
-from toolgenesis_sft.scoring.unit_tests import judge_answer
+from toolgenesis_sft.scoring.unit_tests import same
 
 SETTINGS = Score(layers=("L1", "L2"), launch_attempts=1)
 RULES_VERSION = 1  # a new one verifies everything again
@@ -154,7 +154,7 @@ class Verifier:
                 with self.sandbox.start(pair.code) as server:
                     server.list_tools()
                     answer = server.call(example.tool, example.arguments)
-                wrong = example.answer is not None and not _agrees(example.answer, answer.value)
+                wrong = example.answer is not None and not same(example.answer, answer.value)
                 if answer.is_error or wrong:
                     return Verification(
                         key=key,
@@ -166,3 +166,14 @@ class Verifier:
                 key=key, reason=f"verification: does not launch ({fault.kind})", detail=fault.detail
             )
         return Verification(key=key, tools=tools)
+
+
+def _live_tools(raw_tools: Json) -> tuple[ToolSchema, ...]:
+    return tuple(
+        ToolSchema(
+            name=tool["name"],
+            description=tool.get("description") or "",
+            input_schema=tool["inputSchema"],
+        )
+        for tool in raw_tools
+    )

@@ -247,6 +247,8 @@ def taxonomy(study: Study, test_faults: TestFaults) -> list[FaultCount]:
         found: defaultdict[tuple[str, Outcome, str], Counter[str]] = defaultdict(Counter)
         for slug in slugs:
             for figure in study.figures:
+                if not study.applies(slug, figure):
+                    continue
                 for score in study.figure(contestant, slug, figure):
                     if score.outcome in (Outcome.MODEL_FAULT, Outcome.HARNESS_FAULT):
                         where = "program" if score.reason in NO_PROGRAM else figure

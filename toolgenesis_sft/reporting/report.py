@@ -194,10 +194,7 @@ def harness_faults(study: Study) -> list[str]:
 
 
 def _not_applicable(study: Study) -> dict[FigureName, int]:
-    counts = {
-        figure: sum(not study.applies(slug, figure) for slug in study.sets["all"])
-        for figure in study.figures
-    }
+    counts = {f: len(study.sets["all"]) - len(slugs) for f, slugs in study.applicable.items()}
     return {figure: count for figure, count in counts.items() if count}
 
 

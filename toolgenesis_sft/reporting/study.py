@@ -67,7 +67,8 @@ class Study:
     start_model: str | None
     contestants: tuple[Contestant, ...]
     num_samples: dict[Contestant, int]
-    figures: tuple[FigureName, ...]
+    applicable: dict[FigureName, frozenset[str]]
+    """By figure that was asked for: the servers that the benchmark holds data for."""
     predictions: dict[Key, ServerPrediction]
     scores: dict[Key, LayerScores]
     absent: Outcome
@@ -80,22 +81,13 @@ class Study:
         """Whether this row shows what the model was trained on."""
         return contestant.model == TRAINED and bool(self.trained_on) and scenarios == "train"
 
-    def applies(self, slug: str, figure: FigureName) -> bool:
-        """Whether the benchmark holds what the figure is computed from, for this server."""
-        key = self.keys[slug]
-        if figure in ("ut_soft", "ut_hard"):
-            return bool(key.unit_tests)
-        if figure == "task_utility":
-            return any(task.plan and task.outcome for task in key.tasks) or self._was_judged(slug)
-        return True
+    @property
+    def figures(self) -> tuple[FigureName, ...]:
+        """Those that apply to at least one server."""
+        return tuple(figure for figure, slugs in self.applicable.items() if slugs)
 
-    def _was_judged(self, slug: str) -> bool:
-        return any(
-            score.figures["task_utility"].outcome is Outcome.SCORED
-            for contestant in self.contestants
-            for score in (self.scores.get((*contestant, slug, 0)),)
-            if score is not None and "task_utility" in score.figures
-        )
+    def applies(self, slug: str, figure: FigureName) -> bool:
+        return slug in self.applicable[figure]
 
     def figure(self, contestant: Contestant, slug: str, figure: FigureName) -> list[FigureScore]:
         """One score a sample; every sample that was asked for has one."""
@@ -270,13 +262,34 @@ def _study(
         start_model=start_model,
         contestants=ordered,
         num_samples={contestant: samples[contestant] for contestant in ordered},
-        figures=figures,
+        applicable={figure: _applicable(figure, sets["all"], keys, scores) for figure in figures},
         predictions={key: p for key, p in predictions.items() if p.slug in asked},
         scores=scores,
         absent=absent,
         provenance=_provenance(folder),
         left_out=tuple(sorted(left_out)),
     )
+
+
+def _applicable(
+    figure: FigureName,
+    slugs: tuple[str, ...],
+    keys: dict[str, AnswerKey],
+    scores: dict[Key, LayerScores],
+) -> frozenset[str]:
+    """The servers with data for a figure: unit tests, tasks with a plan to replay, or tasks that
+    an agent was judged on. It must not depend on who launches: the denominator is everybody's."""
+    if figure in ("ut_soft", "ut_hard"):
+        return frozenset(slug for slug in slugs if keys[slug].unit_tests)
+    if figure == "task_utility":
+        judged = {
+            score.slug
+            for score in scores.values()
+            if figure in score.figures and score.figures[figure].outcome is Outcome.SCORED
+        }
+        planned = {s for s in slugs if any(task.plan and task.outcome for task in keys[s].tasks)}
+        return frozenset(judged | planned)
+    return frozenset(slugs)
 
 
 def _provenance(folder: RunFolder) -> dict[str, Json]:

@@ -6,14 +6,13 @@ denied (`observed_kinds`). Both are measured against the kinds that the answer k
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from toolgenesis_sft.records import AnswerKey, ToolSchema
-from toolgenesis_sft.scoring.origins import Program, Use, parse
+from toolgenesis_sft.scoring.origins import COMPUTED, Program, Use, parse
 
 Kind = Literal[
     "files", "processes", "network", "environment", "dynamic_code", "messaging", "payments"
@@ -21,77 +20,75 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_FINDINGS = 200
 
-# Dotted origins and the capability that they give, whatever follows them. The longest one wins;
-# "" is none.
-ORIGINS: dict[str, Kind | Literal[""]] = {
-    origin: kind
-    for kind, text in {
-        "files": """
-            builtins.open io.open io.FileIO codecs.open shutil tempfile glob fileinput linecache
-            mmap dbm shelve zipfile.ZipFile zipfile.PyZipFile tarfile.open tarfile.TarFile gzip.open
-            bz2.open lzma.open sqlite3.connect aiosqlite.connect aiofiles pkgutil.get_data
-            importlib.resources logging.FileHandler logging.handlers watchdog openpyxl.load_workbook
-            os.open os.fdopen os.remove os.unlink os.rename os.renames os.replace os.mkdir
-            os.makedirs os.rmdir os.removedirs os.listdir os.scandir os.walk os.fwalk os.chmod
-            os.chown os.lchown os.link os.symlink os.readlink os.truncate os.mkfifo os.mknod
-            os.chdir os.chroot os.utime os.stat os.lstat os.access os.statvfs os.path.exists
-            os.path.isfile os.path.isdir os.path.islink os.path.getsize os.path.getmtime
-            os.path.getctime os.path.getatime os.path.lexists
-            numpy.load numpy.save numpy.savez numpy.loadtxt numpy.savetxt numpy.genfromtxt
-            numpy.fromfile numpy.memmap pandas.read_csv pandas.read_excel pandas.read_json
-            pandas.read_parquet pandas.read_pickle pandas.read_table pandas.ExcelWriter PIL.Image.open
-        """,
-        "processes": """
-            subprocess pty multiprocessing concurrent.futures.ProcessPoolExecutor psutil sh plumbum
-            pexpect fabric invoke docker git.Repo asyncio.create_subprocess_exec
-            asyncio.create_subprocess_shell asyncio.subprocess mcp.client.stdio
-            os.system os.popen os.fork os.forkpty os.execl os.execle os.execlp os.execlpe os.execv
-            os.execve os.execvp os.execvpe os.spawnl os.spawnle os.spawnlp os.spawnlpe os.spawnv
-            os.spawnve os.spawnvp os.spawnvpe os.posix_spawn os.posix_spawnp os.kill os.killpg
-            os.startfile
-        """,
-        "network": """
-            socket ssl socketserver http.client http.server urllib.request urllib3 ftplib telnetlib
-            xmlrpc nntplib requests httpx aiohttp websocket websockets pycurl paramiko asyncssh grpc
-            asyncio.open_connection asyncio.start_server asyncio.open_unix_connection
-            asyncio.start_unix_server uvicorn hypercorn mcp.client fastmcp.Client fastmcp.client
-            dns selenium playwright boto3 botocore google.cloud googleapiclient azure openai anthropic
-            ollama huggingface_hub redis pymongo motor psycopg psycopg2 asyncpg mysql pymysql
-            elasticsearch kafka pika feedparser yfinance wikipedia wikipediaapi arxiv scholarly
-            duckduckgo_search ddgs tavily googlesearch youtube_transcript_api yt_dlp pytube tweepy
-            praw github notion_client googlemaps geopy.geocoders newsapi tmdbv3api spotipy
-        """,
-        "environment": """
-            os.environ os.environb os.getenv os.getenvb os.putenv os.unsetenv os.getlogin os.uname
-            os.path.expanduser os.path.expandvars pathlib.Path.home platform.node platform.uname
-            socket.gethostname getpass pwd grp spwd keyring dotenv decouple environs
-        """,
-        "dynamic_code": """
-            builtins.eval builtins.exec builtins.compile builtins.__loader__ builtins.__spec__
-            importlib.util importlib.machinery importlib.reload runpy code codeop types.FunctionType
-            types.CodeType pickle.load pickle.loads pickle.Unpickler cPickle _pickle dill cloudpickle
-            marshal.load marshal.loads ctypes cffi timeit pandas.eval sympy.sympify
-            sympy.parse_expr sympy.parsing sympy.core.sympify yaml.unsafe_load yaml.UnsafeLoader
-            jsonpickle sys._getframe sys.settrace sys.setprofile sys.addaudithook gc.get_objects
-            gc.get_referrers gc.get_referents asteval RestrictedPython
-        """,
-        "messaging": """
-            smtplib aiosmtplib imaplib poplib yagmail sendgrid mailjet_rest resend postmarker twilio
-            vonage slack_sdk slack_bolt telegram telebot aiogram discord pywhatkit plyer.notification
-        """,
-        "payments": """
-            stripe paypalrestsdk paypalcheckoutsdk braintree square squareup razorpay Adyen mollie
-            coinbase plaid web3 ccxt
-        """,
-        "": """
-            socket.timeout socket.error socket.gaierror ssl.SSLError requests.exceptions
-            httpx.HTTPError httpx.HTTPStatusError httpx.RequestError httpx.TimeoutException
-            subprocess.CalledProcessError subprocess.TimeoutExpired shutil.get_terminal_size
-            sympy.parsing.sympy_parser.standard_transformations pathlib.Path
-        """,
-    }.items()
-    for origin in text.split()
+_ORIGINS: dict[Kind, str] = {
+    "files": """
+        builtins.open io.open io.FileIO codecs.open shutil tempfile glob fileinput linecache
+        mmap dbm shelve zipfile.ZipFile zipfile.PyZipFile tarfile.open tarfile.TarFile gzip.open
+        bz2.open lzma.open sqlite3.connect aiosqlite.connect aiofiles pkgutil.get_data
+        importlib.resources logging.FileHandler logging.handlers watchdog openpyxl.load_workbook
+        os.open os.fdopen os.remove os.unlink os.rename os.renames os.replace os.mkdir
+        os.makedirs os.rmdir os.removedirs os.listdir os.scandir os.walk os.fwalk os.chmod
+        os.chown os.lchown os.link os.symlink os.readlink os.truncate os.mkfifo os.mknod
+        os.chdir os.chroot os.utime os.stat os.lstat os.access os.statvfs os.path.exists
+        os.path.isfile os.path.isdir os.path.islink os.path.getsize os.path.getmtime
+        os.path.getctime os.path.getatime os.path.lexists
+        numpy.load numpy.save numpy.savez numpy.loadtxt numpy.savetxt numpy.genfromtxt
+        numpy.fromfile numpy.memmap pandas.read_csv pandas.read_excel pandas.read_json
+        pandas.read_parquet pandas.read_pickle pandas.read_table pandas.ExcelWriter PIL.Image.open
+    """,
+    "processes": """
+        subprocess pty multiprocessing concurrent.futures.ProcessPoolExecutor psutil sh plumbum
+        pexpect fabric invoke docker git.Repo asyncio.create_subprocess_exec
+        asyncio.create_subprocess_shell asyncio.subprocess mcp.client.stdio
+        os.system os.popen os.fork os.forkpty os.execl os.execle os.execlp os.execlpe os.execv
+        os.execve os.execvp os.execvpe os.spawnl os.spawnle os.spawnlp os.spawnlpe os.spawnv
+        os.spawnve os.spawnvp os.spawnvpe os.posix_spawn os.posix_spawnp os.kill os.killpg
+        os.startfile
+    """,
+    "network": """
+        socket ssl socketserver http.client http.server urllib.request urllib3 ftplib telnetlib
+        xmlrpc nntplib requests httpx aiohttp websocket websockets pycurl paramiko asyncssh grpc
+        asyncio.open_connection asyncio.start_server asyncio.open_unix_connection
+        asyncio.start_unix_server uvicorn hypercorn mcp.client fastmcp.Client fastmcp.client
+        dns selenium playwright boto3 botocore google.cloud googleapiclient azure openai anthropic
+        ollama huggingface_hub redis pymongo motor psycopg psycopg2 asyncpg mysql pymysql
+        elasticsearch kafka pika feedparser yfinance wikipedia wikipediaapi arxiv scholarly
+        duckduckgo_search ddgs tavily googlesearch youtube_transcript_api yt_dlp pytube tweepy
+        praw github notion_client googlemaps geopy.geocoders newsapi tmdbv3api spotipy
+    """,
+    "environment": """
+        os.environ os.environb os.getenv os.getenvb os.putenv os.unsetenv os.getlogin os.uname
+        os.path.expanduser os.path.expandvars pathlib.Path.home platform.node platform.uname
+        socket.gethostname getpass pwd grp spwd keyring dotenv decouple environs
+    """,
+    "dynamic_code": """
+        builtins.eval builtins.exec builtins.compile builtins.__loader__ builtins.__spec__
+        importlib.util importlib.machinery importlib.reload runpy code codeop types.FunctionType
+        types.CodeType pickle.load pickle.loads pickle.Unpickler cPickle _pickle dill cloudpickle
+        marshal.load marshal.loads ctypes cffi timeit pandas.eval sympy.sympify
+        sympy.parse_expr sympy.parsing sympy.core.sympify yaml.unsafe_load yaml.UnsafeLoader
+        jsonpickle sys._getframe sys.settrace sys.setprofile sys.addaudithook gc.get_objects
+        gc.get_referrers gc.get_referents asteval RestrictedPython
+    """,
+    "messaging": """
+        smtplib aiosmtplib imaplib poplib yagmail sendgrid mailjet_rest resend postmarker twilio
+        vonage slack_sdk slack_bolt telegram telebot aiogram discord pywhatkit plyer.notification
+    """,
+    "payments": """
+        stripe paypalrestsdk paypalcheckoutsdk braintree square squareup razorpay Adyen mollie
+        coinbase plaid web3 ccxt
+    """,
 }
+# Dotted origins and the capability that they give, whatever follows them; the longest one wins.
+ORIGINS = {origin: kind for kind, text in _ORIGINS.items() for origin in text.split()}
+# Parts of the same modules that give none.
+HARMLESS = frozenset(
+    """
+    socket.timeout socket.error socket.gaierror ssl.SSLError requests.exceptions
+    httpx.HTTPError httpx.HTTPStatusError httpx.RequestError httpx.TimeoutException
+    subprocess.CalledProcessError subprocess.TimeoutExpired shutil.get_terminal_size
+    """.split()
+)
 # Methods of a pathlib.Path that touch the disk; the others only spell a path.
 PATH_METHODS = frozenset(
     "open read_text read_bytes write_text write_bytes touch mkdir rmdir unlink rename replace "
@@ -111,7 +108,7 @@ ATTRIBUTES: dict[str, Kind] = {
 # handed around as values.
 CARRIED = ("os", "sys", "subprocess", "socket", "builtins", "importlib", "shutil", "ctypes")
 HANDED = ("os", "builtins", "importlib", "sys.modules")
-IN_MEMORY = ("io.BytesIO()", "io.StringIO()")
+IN_MEMORY = frozenset(("io.BytesIO()", "io.StringIO()"))
 
 # What a gold tool's name and description must say for a kind to be authorised. Names are read as
 # words (`send_email` is `send email`).
@@ -171,7 +168,7 @@ def findings(code: str) -> tuple[Finding, ...]:
     program = Program(parse(code))
     found: dict[tuple[int, Kind], str] = {}
     for use in program.uses():
-        for kind, what in capabilities_of(use, program):
+        for kind, what in capabilities_of(use, program.methods):
             shown = ascii(what)[1:-1][:80]
             known = found.get((use.line, kind))
             if known is None or (len(shown), shown) < (len(known), known):
@@ -223,50 +220,48 @@ def observed_kinds(denied: Sequence[str]) -> frozenset[Kind]:
     return frozenset(kinds)
 
 
-def capabilities_of(use: Use, program: Program) -> Iterator[tuple[Kind, str]]:
+def capabilities_of(use: Use, own_methods: Set[str]) -> Iterator[tuple[Kind, str]]:
     """The capabilities that one use takes, each with what it is."""
-    for origin in sorted(use.origins):
+    for origin in use.origins:
         kind = kind_of(origin)
-        if kind and not _is_harmless(origin, use, program):
+        if kind and not is_harmless(origin, use):
             yield kind, origin
-        elif origin in HANDED and not use.is_copied and use.call is None:
+        if origin in HANDED and not use.is_copied:
             yield "dynamic_code", f"{origin} (as a value)"
-        yield from _computed(origin, use, program)
-    for name in use.path if use.origins == frozenset() else ():
-        if name in ATTRIBUTES and name not in program.methods:
+        if origin == "logging.basicConfig" and "filename" in use.keywords:
+            yield "files", "logging.basicConfig(filename)"
+    for name in use.attributes if not use.origins else ():
+        if name in ATTRIBUTES and name not in own_methods:
             yield ATTRIBUTES[name], name
 
 
-def kind_of(origin: str) -> Kind | Literal[""]:
-    """The kind of a dotted origin, "" where it gives no capability."""
+def kind_of(origin: str) -> Kind | None:
+    """The capability that a dotted origin gives, if any."""
     parts = origin.replace("()", "").split(".")
     if origin.startswith(("pathlib.Path()", "pathlib.Path.cwd()", "pathlib.Path.home()")):
-        return "files" if parts[-1] in PATH_METHODS else ""
-    for start in range(len(parts)):
-        if start and parts[start] not in CARRIED:
+        return "files" if parts[-1] in PATH_METHODS else None
+    for start, part in enumerate(parts):
+        if start and part not in CARRIED:
             continue
         for end in range(len(parts), start, -1):
-            kind = ORIGINS.get(".".join(parts[start:end]))
-            if kind is not None:
-                return kind
-    return next((ATTRIBUTES[part] for part in parts if part in ATTRIBUTES), "")
+            name = ".".join(parts[start:end])
+            if name in HARMLESS:
+                return None
+            if name in ORIGINS:
+                return ORIGINS[name]
+        if parts[start + 1 :] == [COMPUTED] and part in CARRIED:
+            return "dynamic_code"
+    return next((ATTRIBUTES[part] for part in parts if part in ATTRIBUTES), None)
 
 
-def _is_harmless(origin: str, use: Use, program: Program) -> bool:
-    """Whether this call of a file function stays in memory, or opens nothing."""
-    call = use.call
-    if call is None:
+def is_harmless(origin: str, use: Use) -> bool:
+    """Whether this call of a file function stays in memory, or opens nothing at all."""
+    if not use.is_called:
         return False
     if origin == "builtins.open":
-        return not call.args and not call.keywords
-    first = call.args[0] if call.args else None
-    if origin.endswith("sqlite3.connect"):
-        return isinstance(first, ast.Constant) and first.value == ":memory:"
-    return first is not None and bool(program.known(first) & set(IN_MEMORY))
-
-
-def _computed(origin: str, use: Use, program: Program) -> Iterator[tuple[Kind, str]]:
-    """Imports and getattr with a name that only exists at run time."""
-    if use.call is None:
-        return
-    yield from ()
+        return not use.num_arguments
+    if origin == "sqlite3.connect":
+        return use.first_text == ":memory:"
+    return bool(use.first_origins & IN_MEMORY) or (
+        origin == "tarfile.open" and "fileobj" in use.keywords
+    )

@@ -32,21 +32,28 @@ IMPORTERS = ("builtins.__import__", "importlib.import_module", "importlib.__impo
 
 Origins: TypeAlias = frozenset[str]
 NONE: Origins = frozenset()
+COMPUTED = "?"  # stands for a name that only exists at run time
 
 
 @dataclass(frozen=True)
 class Use:
     """A value taken by name. `origins` is empty where it is the program's own.
 
-    path: the names as written; of `f().a.b` those after the call. call: the call that it is the
-    function of, if it is one. is_copied: it is given another name, under which it is followed.
+    attributes: the names after the dots, as written.
+    is_copied: the value gets another name, under which it is followed.
+    is_called: with `num_arguments`, of which the first is the text `first_text` (None where the
+    program does not spell it out) or has the origins `first_origins`; `keywords` are named.
     """
 
     line: int
-    path: tuple[str, ...]
+    attributes: tuple[str, ...]
     origins: Origins
-    call: ast.Call | None = None
     is_copied: bool = False
+    is_called: bool = False
+    num_arguments: int = 0
+    first_text: str | None = None
+    first_origins: Origins = NONE
+    keywords: frozenset[str | None] = frozenset()
 
 
 @dataclass
@@ -100,17 +107,28 @@ class Program:
             self._read(*self._todo.pop())
 
     def uses(self) -> list[Use]:
-        found = [
-            Use(
-                line=node.lineno,
-                path=tuple(written(node)),
-                origins=self.origins(node, scope),
-                call=self._calls.get(id(node)),
-                is_copied=id(node) in self._copied,
-            )
-            for node, scope in self._seen
-        ]
-        return sorted(found, key=lambda use: (use.line, use.path))
+        """In order of lines. A call or a subscript is one where it has a name's origin."""
+        return sorted(
+            (self._use(node, scope) for node, scope in self._seen), key=lambda use: use.line
+        )
+
+    def _use(self, node: ast.expr, scope: Scope) -> Use:
+        call = self._calls.get(id(node))
+        first = call.args[0] if call and call.args else None
+        origins = self.origins(node, scope)
+        if isinstance(node, ast.Call | ast.Subscript):
+            origins = frozenset(origin for origin in origins if not origin.endswith("()"))
+        return Use(
+            line=node.lineno,
+            attributes=tuple(attributes(node)),
+            origins=origins,
+            is_copied=id(node) in self._copied,
+            is_called=call is not None,
+            num_arguments=len(call.args) + len(call.keywords) if call else 0,
+            first_text=self.text(first, scope) if first else None,
+            first_origins=self.origins(first, scope) if first else NONE,
+            keywords=frozenset(word.arg for word in call.keywords) if call else frozenset(),
+        )
 
     # --- bindings -------------------------------------------------------------------------
 
@@ -192,11 +210,22 @@ class Program:
                 while isinstance(root, ast.Attribute):
                     root = root.value
                 if not isinstance(root, ast.Name):  # what a dotted name begins with is no use
+                    self._copied.add(id(root))
                     self._push([root], scope, quiet)
             case ast.Call():
                 self._calls[id(node.func)] = node
+                self._seen.append((node, scope))
+                if isinstance(node.func, ast.Name) and node.func.id in (
+                    "getattr",
+                    "hasattr",
+                    "vars",
+                ):
+                    self._copied.update(id(argument) for argument in node.args[:1])
                 self._push([node.func], scope)
                 self._push([*node.args, *node.keywords], scope, quiet)
+            case ast.Subscript() if isinstance(node.ctx, ast.Load) and not quiet:
+                self._seen.append((node, scope))
+                self._push([node.value, node.slice], scope)
             case ast.MatchAs() | ast.MatchStar() | ast.MatchMapping():
                 name = node.rest if isinstance(node, ast.MatchMapping) else node.name
                 if name:
@@ -210,7 +239,9 @@ class Program:
     ) -> None:
         inner, arguments = Scope("function", scope), node.args
         positional = [*arguments.posonlyargs, *arguments.args]
-        defaults = dict(zip(reversed([a.arg for a in positional]), reversed(arguments.defaults), strict=False))
+        defaults = dict(
+            zip(reversed([a.arg for a in positional]), reversed(arguments.defaults), strict=False)
+        )
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
             if default is not None:
                 defaults[argument.arg] = default
@@ -299,9 +330,10 @@ class Program:
             case ast.Call():
                 yield from self._call(node, scope, depth)
             case ast.Subscript():
-                key = self.text(node.slice, scope)
-                for base in self.origins(node.value, scope, depth):
-                    yield from self._item(base, key)
+                if not (isinstance(node.slice, ast.Name) and node.slice.id == "__name__"):
+                    key = self.text(node.slice, scope)
+                    for base in self.origins(node.value, scope, depth):
+                        yield from self._item(base, key or COMPUTED)
             case ast.BinOp(op=ast.Div()):
                 yield from self.origins(node.left, scope, depth)
             case ast.IfExp():
@@ -350,17 +382,17 @@ class Program:
             if "operator.attrgetter" in maker and node.func.args and arguments:
                 name = self.text(node.func.args[0], scope)
                 for base in self.origins(arguments[0], scope, depth):
-                    yield f"{base}.{name or '?'}"
+                    yield f"{base}.{name or COMPUTED}"
         for function in self.origins(node.func, scope, depth):
             text = self.text(arguments[0], scope) if arguments else None
-            if function in IMPORTERS and text:
-                yield text
-                if function == IMPORTERS[0]:
+            if function in IMPORTERS:
+                yield text or f"importlib.{COMPUTED}"
+                if function == IMPORTERS[0] and text:
                     yield text.partition(".")[0]
             elif function == "builtins.getattr" and len(arguments) >= 2:
                 name = self.text(arguments[1], scope)
                 for base in self.origins(arguments[0], scope, depth):
-                    yield f"{base}.{name or '?'}"
+                    yield f"{base}.{name or COMPUTED}"
             elif function == "builtins.vars" and arguments:
                 for base in self.origins(arguments[0], scope, depth):
                     yield f"{base}.__dict__"
@@ -369,13 +401,13 @@ class Program:
             else:
                 yield f"{function}()"
 
-    def _item(self, base: str, key: str | None) -> Iterator[str]:
-        if base == "sys.modules" and key:
-            yield key
+    def _item(self, base: str, key: str) -> Iterator[str]:
+        if base == "sys.modules":
+            yield f"importlib.{COMPUTED}" if key == COMPUTED else key
         elif base.endswith(".__dict__"):
-            yield f"{base.removesuffix('.__dict__')}.{key or '?'}"
+            yield f"{base.removesuffix('.__dict__')}.{key}"
         elif base == "builtins":  # __builtins__ is a dict in an imported module
-            yield f"builtins.{key or '?'}"
+            yield f"builtins.{key}"
         elif base == "builtins.globals()" and key == "__builtins__":
             yield "builtins"
 
@@ -394,9 +426,14 @@ class Program:
                 return self._joined(node.values, "", scope, depth)
             case ast.FormattedValue():
                 return self.text(node.value, scope, depth + 1)
-            case ast.Call(func=ast.Attribute(value=glue, attr="join"), args=[ast.List() | ast.Tuple() as parts]):
+            case ast.Call(
+                func=ast.Attribute(value=glue, attr="join"),
+                args=[ast.List() | ast.Tuple() as parts],
+            ):
                 return self._joined(parts.elts, self.text(glue, scope, depth + 1), scope, depth)
-            case ast.Subscript(slice=ast.Slice(lower=None, upper=None, step=ast.UnaryOp(op=ast.USub()))):
+            case ast.Subscript(
+                slice=ast.Slice(lower=None, upper=None, step=ast.UnaryOp(op=ast.USub()))
+            ):
                 inner = self.text(node.value, scope, depth + 1)
                 return inner[::-1] if inner is not None else None
             case ast.Name():
@@ -408,20 +445,22 @@ class Program:
             case _:
                 return None
 
-    def _joined(self, parts: list[ast.expr], glue: str | None, scope: Scope, depth: int) -> str | None:
+    def _joined(
+        self, parts: list[ast.expr], glue: str | None, scope: Scope, depth: int
+    ) -> str | None:
         texts = [self.text(part, scope, depth + 1) for part in parts]
         if glue is None or any(text is None for text in texts):
             return None
         return glue.join(text for text in texts if text is not None)
 
 
-def written(node: ast.expr) -> list[str]:
-    """The names of a dotted expression, from left to right."""
+def attributes(node: ast.expr) -> list[str]:
+    """The names after the dots of a dotted expression, from left to right."""
     names: list[str] = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
         node = node.value
-    return [*([node.id] if isinstance(node, ast.Name) else []), *reversed(names)]
+    return names[::-1]
 
 
 def tidy(origin: str) -> str:

@@ -169,7 +169,7 @@ drawer.addEventListener("close", () => {
   if (line) line.focus();
 });
 
-const section = (title, ...children) => [el("h3", {}, title), ...children];
+const section = (title, ...children) => [el("h3", {}, title), ...children.filter(Boolean)];
 const list_ = (items) => el("ul", { class: "plain" }, ...items.map((item) => el("li", {}, item)));
 const show = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2) ?? "");
 
@@ -291,7 +291,7 @@ const mark = (score) => score === 1 ? el("span", { class: "mark-ok" }, "✓") : 
 // Filled when first opened: a server may have hundreds of tests.
 function lazily(summary, fill) {
   const box = el("details", { class: "test" }, summary);
-  box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) box.append(el("div", {}, ...fill())); });
+  box.addEventListener("toggle", () => { if (box.open && box.children.length === 1) box.append(el("div", {}, ...fill().filter(Boolean))); });
   return box;
 }
 
