@@ -44,7 +44,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert says in refused(capsys, *arguments)
 
 
-@pytest.mark.parametrize("arguments", [(), ("paint",), ("train",), ("train", TINY, "--epochs", "3")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("paint",), ("train",), ("train", TINY, "--epochs", "3")]
+)
 def test_bad_usage_exits_with_2_too(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,4 +70,8 @@ def test_the_model_cards_run_is_117_steps(
     monkeypatch.chdir(tmp_path)
     assert main(["plan", str(ROOT / "recipes" / "qwen3_8b_sft.yaml"), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["steps_per_epoch"], plan["total_steps"], plan["global_batch_size"]) == (39, 117, 64)
+    assert (plan["steps_per_epoch"], plan["total_steps"], plan["global_batch_size"]) == (
+        39,
+        117,
+        64,
+    )

@@ -40,7 +40,9 @@ def tier_of(part: str) -> int:
 
 def modules() -> list[Path]:
     return sorted(
-        path for path in PACKAGE.rglob("*.py") if "shim" not in path.parts and path.name != "zygote.py"
+        path
+        for path in PACKAGE.rglob("*.py")
+        if "shim" not in path.parts and path.name != "zygote.py"
     )
 
 

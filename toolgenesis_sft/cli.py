@@ -125,7 +125,14 @@ def dispatch(options: argparse.Namespace) -> int:
     if verb == "submit":
         from toolgenesis_sft.cluster import submit
 
-        return submit(recipe, Path(options.recipe), run, Path(options.cluster), options.print)
+        return submit(
+            recipe,
+            Path(options.recipe),
+            tuple(options.overrides),
+            run,
+            Path(options.cluster),
+            print_only=options.print,
+        )
     for stage in PIPELINE if verb == "run" else (verb,):
         code = STAGES[stage](options, recipe, run)
         if code != 0:
@@ -142,7 +149,7 @@ def open_run(options: argparse.Namespace) -> tuple[Recipe, RunFolder]:
     recipe = load_recipe(Path(options.recipe), tuple(options.overrides))
     run = RunFolder(Path("runs") / (options.run or recipe.name))
     if options.verb != "plan" or run.config.exists():
-        if options.verb not in ("train", "export"):
+        if options.verb not in ("train", "export") and not getattr(options, "print", False):
             load_benchmark(resolve_path(recipe.benchmark))
         claim(run, recipe, write=options.verb not in ("plan", "submit") and not options.dry_run)
     return recipe, run

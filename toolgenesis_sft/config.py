@@ -222,6 +222,12 @@ class Generate(Section):
     num_samples: int = Field(1, ge=1, description="samples of one scenario")
     seed: int = Field(0, ge=0, description="sample i of a scenario is asked for with seed + i")
     max_turns: int = Field(6, ge=1, description="coder_agent: write-run-repair turns")
+    max_agent_tokens: int = Field(
+        32_768, ge=1, description="coder_agent: new tokens of one scenario, all turns together"
+    )
+    max_agent_s: float = Field(
+        1800.0, gt=0, description="coder_agent: seconds after which no further turn begins"
+    )
     concurrency: int = execution(16, "requests in flight", ge=1)
     request_timeout_s: float = execution(600.0, "seconds one completion may take", gt=0)
     port: int | None = execution(
@@ -338,18 +344,41 @@ def read_yaml(path: Path) -> Any:
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe and apply `section.key=value` overrides (values are YAML)."""
+    tree = _read_tree(resolve_path(str(path)))
+    for override in overrides:
+        _override(tree, override)
+    check_keys("recipe", tree, Recipe)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _recipe_error(error, path) from error
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    """A recipe's keys. With `base: other.yaml` (beside it) it states only what differs from that
+    recipe, which has no base itself."""
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError(
             "recipe", str(path), "must be a YAML mapping", "start from recipes/tiny_cpu.yaml"
         )
-    for override in overrides:
-        _override(tree, override)
-    _check_keys(tree, Recipe, "")
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise _recipe_error(error, path) from error
+    if "base" not in tree:
+        return tree
+    base = read_yaml(path.with_name(str(tree.pop("base"))))
+    if not isinstance(base, dict) or "base" in base:
+        raise UserError(
+            "base", str(path), "must name a whole recipe", "name one that has no base itself"
+        )
+    return _merged(base, tree)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        merged[key] = _merged(below, value) if both else value
+    return merged
 
 
 S = TypeVar("S", bound=Section)
@@ -366,10 +395,15 @@ def checked(section: type[S], values: dict[str, Any], prefix: str = "") -> S:
 
 
 def resolve_path(text: str) -> Path:
-    """A path of a recipe: relative ones count from the working folder, then from the checkout."""
+    """A path of a recipe: relative ones count from the working folder, then from where the
+    repository's files lie: the checkout, or the installed package's `share`."""
     path = Path(text).expanduser()
-    beside = Path(__file__).resolve().parent.parent / path
-    return beside if not path.is_absolute() and not path.exists() and beside.exists() else path
+    if path.is_absolute() or path.exists():
+        return path
+    package = Path(__file__).resolve().parent
+    share = package / "share"
+    shipped = (share if share.is_dir() else package.parent) / path
+    return shipped if shipped.exists() else path
 
 
 def differing_fields(old: dict[str, Any], new: Recipe) -> Iterator[str]:
@@ -426,7 +460,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise UserError("override", override, "the value is not YAML", "quote it") from error
 
 
-def _check_keys(tree: dict[str, Any], section: type[BaseModel], prefix: str) -> None:
+def check_keys(
+    what: str, tree: dict[str, Any], section: type[BaseModel], prefix: str = ""
+) -> None:
+    """Refuse unknown keys of a file, `what`, with the nearest known one."""
     for key, value in tree.items():
         if key not in section.model_fields:
             near = difflib.get_close_matches(str(key), section.model_fields, n=1, cutoff=0.5)
@@ -435,10 +472,10 @@ def _check_keys(tree: dict[str, Any], section: type[BaseModel], prefix: str) -> 
                 if near
                 else "known keys: " + ", ".join(section.model_fields)
             )
-            raise UserError("recipe", f"{prefix}{key}", "is not a known key", hint)
+            raise UserError(what, f"{prefix}{key}", "is not a known key", hint)
         inner = _section_of(section.model_fields[key].annotation)
         if inner is not None and isinstance(value, dict):
-            _check_keys(value, inner, f"{prefix}{key}.")
+            check_keys(what, value, inner, f"{prefix}{key}.")
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

@@ -35,6 +35,22 @@ SCHEMA_TO_SERVER_PROMPT = (
     "It offers exactly these tools, with these names, arguments and types:\n\n{schema}\n\n"
     "Output only the Python source code using the FastMCP framework."
 )
+AGENT_PROMPT = (
+    "You are a developer building MCP tool servers in Python.\n"
+    "Build a complete MCP server for the following scenario:\n\n{scenario}\n\n"
+    "It offers these tools:\n\n{schema}\n\n"
+    "Answer with two fenced blocks. First ```python: the complete source code, using the FastMCP"
+    " framework. Then ```json: a list of calls that try every tool at least once, each"
+    ' {{"tool": ..., "arguments": {{...}}, "expects_error": true or false, "contains": a text that'
+    " the answer must contain, or null}}.\n"
+    "The server is then started, its tools are listed and your calls are made. You are told what"
+    " happened and can mend it."
+)
+AGENT_REPORT = (
+    "The server was started and tried. This is what happened:\n\n{report}\n\n"
+    "Mend it. Answer with the complete source code again in a ```python block, and with the list of"
+    " calls in a ```json block if they change."
+)
 
 THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 FENCE = re.compile(
@@ -50,6 +66,16 @@ class ParsedServer:
     code: str | None
     schema: Json = None
     fault: str = ""
+
+
+@dataclass(frozen=True)
+class TrialCall:
+    """A call with which a coder agent tries its own server, and what it expects of it."""
+
+    tool: str
+    arguments: dict[str, Json]
+    expects_error: bool = False
+    contains: str = ""
 
 
 def direct_messages(scenario: Scenario) -> tuple[Message, ...]:
@@ -69,6 +95,17 @@ def schema_to_server_messages(scenario: Scenario, schema: str) -> tuple[Message,
         scenario=scenario.prompt.strip(), schema=schema.strip()
     )
     return (Message(role="user", content=content),)
+
+
+def agent_messages(scenario: Scenario, schema: str) -> tuple[Message, ...]:
+    """The first turn of the coder agent: scenario and its own schema -> code and trial calls."""
+    content = AGENT_PROMPT.format(scenario=scenario.prompt.strip(), schema=schema.strip())
+    return (Message(role="user", content=content),)
+
+
+def agent_report(report: str) -> Message:
+    """What the sandbox saw, for the coder agent's next turn."""
+    return Message(role="user", content=AGENT_REPORT.format(report=report))
 
 
 def schema_text(tools: Sequence[ToolSchema]) -> str:
@@ -122,6 +159,36 @@ def parse_code(completion: str, truncated: bool = False) -> tuple[str | None, st
     if not compiles(code):
         return (code, "truncated") if truncated else (code, "syntax_error")
     return code, ""
+
+
+def parse_trial_calls(completion: str) -> tuple[TrialCall, ...]:
+    """The calls that a coder agent writes to try its server; what is no call is left out."""
+    calls = []
+    for item in _last_json_list(completion):
+        match item:
+            case {"tool": str(tool), "arguments": dict(arguments)}:
+                contains = item.get("contains")
+                calls.append(
+                    TrialCall(
+                        tool=tool,
+                        arguments=arguments,
+                        expects_error=item.get("expects_error") is True,
+                        contains=contains if isinstance(contains, str) else "",
+                    )
+                )
+    return tuple(calls)
+
+
+def _last_json_list(completion: str) -> list[Json]:
+    for language, body in reversed(FENCE.findall(THINK.sub("", completion))):
+        if language.lower() in ("json", ""):
+            try:
+                value = json.loads(body)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, list):
+                return value
+    return []
 
 
 def parse_schema(completion: str | None) -> Json:

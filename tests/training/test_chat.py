@@ -266,5 +266,5 @@ def test_control_tokens_in_a_tool_or_in_a_call_are_refused() -> None:
     with pytest.raises(UserError, match="the tool weather contains the control token"):
         check(sample(user("a"), assistant("b"), tools=(bad,)))
     call = ToolCall(name="weather", arguments={"city": "<|endoftext|>"})
-    with pytest.raises(UserError, match="control token <.endoftext"):
+    with pytest.raises(UserError, match=r"control token <\|endoftext"):
         check(sample(user("a"), assistant("", call)))

@@ -193,5 +193,5 @@ def test_a_folder_without_a_chatml_tokenizer_is_refused(folder: Path, tmp_path: 
         load_tokenizer(tmp_path)
     text = (folder / "tokenizer.json").read_text().replace("<|im_end|>", "</s>")
     (tmp_path / "tokenizer.json").write_text(text)
-    with pytest.raises(UserError, match="im_end.*not in the vocabulary"):
+    with pytest.raises(UserError, match=r"im_end.*not in the vocabulary"):
         load_tokenizer(tmp_path)

@@ -1,124 +1,329 @@
-"""Build the training set: collect, verify by running, split, write; the manifest last."""
+"""Build the training set: collect, verify by running, filter, split, report; the manifest last."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import shutil
 import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from toolgenesis_sft.benchmark import load_answer_keys, load_benchmark
+import numpy as np
+from numpy.typing import NDArray
+
+from toolgenesis_sft import prompts
+from toolgenesis_sft.benchmark import Benchmark, load_benchmark
 from toolgenesis_sft.config import Recipe, resolve_path, server_python
-from toolgenesis_sft.corpus.sources import Pair, benchmark_pairs
-from toolgenesis_sft.corpus.verify import verify
+from toolgenesis_sft.corpus.chats import Examiner, conversation_digest
+from toolgenesis_sft.corpus.drops import Drops, Unfit
+from toolgenesis_sft.corpus.kinds import server_sample
+from toolgenesis_sft.corpus.overlap import HeldOut
+from toolgenesis_sft.corpus.pairs import Pair, benchmark_pairs, folder_pairs, row_pair, shortest
+from toolgenesis_sft.corpus.pool import ordered_map
+from toolgenesis_sft.corpus.servers import Server, servers_of
+from toolgenesis_sft.corpus.sources import (
+    Source,
+    chunks,
+    decoded,
+    resolve_sources,
+    rows,
+    weights_of,
+)
+from toolgenesis_sft.corpus.splits import largest_mixture, rank, take, validation_groups
+from toolgenesis_sft.corpus.table import Table
+from toolgenesis_sft.corpus.tokens import Measurer
+from toolgenesis_sft.corpus.verify import Verifier, gold_tool_names
 from toolgenesis_sft.errors import UserError
-from toolgenesis_sft.progress import Progress
-from toolgenesis_sft.prompts import direct_messages, server_answer
 from toolgenesis_sft.records import ChatSample, Json
 from toolgenesis_sft.runs import (
     RunFolder,
     add_provenance,
+    disk_error,
     fingerprint,
     read_json,
     read_records,
     sha256_file,
     write_json,
-    write_text,
+    write_lines,
 )
 from toolgenesis_sft.sandbox.jail import runtime_digest, self_test
 from toolgenesis_sft.sandbox.session import Sandbox
 from toolgenesis_sft.training.chat import CHAT_TEMPLATE, render
-from toolgenesis_sft.training.tokenizer import train_tokenizer
+from toolgenesis_sft.training.tokenizer import digest, resolve_tokenizer, train_tokenizer
+
+LINES_PER_CHUNK = 512
 
 
 def build(recipe: Recipe, run: RunFolder) -> None:
     """Write data/: train.jsonl, val.jsonl, tokenizer/ (tiny recipes), manifest.json last."""
     benchmark = load_benchmark(resolve_path(recipe.benchmark))
-    pairs = list(benchmark_pairs(recipe, benchmark))
+    sources = resolve_sources(recipe)
+    weights = weights_of(recipe, sources)
     interpreter = server_python(recipe.score.server_python)
-    inputs = {
-        "data": recipe.data.model_dump(mode="json"),
-        "random": recipe.model.random and recipe.model.random.model_dump(mode="json"),
-        "thinking": recipe.train.thinking,
-        "seed": recipe.seed,
-        "template": CHAT_TEMPLATE,
-        "benchmark": benchmark.digest,
-        "pairs": [(pair.slug, pair.scenario.digest, pair.code) for pair in pairs],
-        "server_runtime": runtime_digest(interpreter),
-    }
+    inputs = what_shapes_data(recipe, run, benchmark, sources, interpreter)
     manifest = run.data / "manifest.json"
     with run.locked("build"):
         if manifest.exists() and read_json(manifest)["fingerprint"] == fingerprint(inputs):
             print(f"build: {run.data} is up to date", file=sys.stderr)
             return
         manifest.unlink(missing_ok=True)
-        self_test(interpreter)
-        kept, drops = verified_pairs(recipe, benchmark.path, pairs, interpreter)
-        samples = [sample_of(pair) for pair in kept]
-        if not samples:
-            raise UserError(
-                "data", str(drops), "no sample is left to train on", "see why they were dropped"
-            )
-        write_text(run.data / "train.jsonl", "".join(sample.to_line() for sample in samples))
-        write_text(run.data / "val.jsonl", "")
-        if recipe.model.random is not None:
-            train_tokenizer(
-                [render(sample.messages, sample.tools) for sample in samples],
-                recipe.model.random.vocab_size,
-                run.data / "tokenizer",
-                recipe.train.thinking,
-                recipe.model.max_position_embeddings,
-            )
-        facts: dict[str, Json] = {
-            "fingerprint": fingerprint(inputs),
-            "benchmark_digest": benchmark.digest,
-            "num_train": len(samples),
-            "num_val": 0,
-            "drops": drops,
-            "files": {
-                str(path.relative_to(run.data)): sha256_file(path)
-                for path in sorted(run.data.rglob("*"))
-                if path.is_file() and "tokens" not in path.relative_to(run.data).parts
-            },
-        }
+        job = Job(recipe, run, benchmark, sources, interpreter)
+        table = job.collect()
+        table.drop_duplicates(job.drops)
+        job.train_tokenizer(table)
+        job.measure(table)
+        job.mix(table, weights)
+        validates = job.split(table)
+        job.write(table, validates)
+        facts = job.facts(table, validates) | {"fingerprint": fingerprint(inputs)}
         add_provenance(run, "build", facts)
         write_json(manifest, facts)
-    print(f"build: {len(samples)} samples, dropped {drops or 'none'}", file=sys.stderr)
-
-
-def verified_pairs(
-    recipe: Recipe, benchmark: Path, pairs: list[Pair], interpreter: Path
-) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs whose server was run and passed, and why the others were dropped."""
-    keys = load_answer_keys(benchmark)
-    drops: dict[str, int] = {}
-    if recipe.data.max_scenarios is not None and len(pairs) > recipe.data.max_scenarios:
-        pairs = sorted(pairs, key=lambda pair: (len(pair.code), pair.slug))
-        drops["data.max_scenarios (the shortest answers are kept)"] = (
-            len(pairs) - recipe.data.max_scenarios
-        )
-        pairs = sorted(pairs[: recipe.data.max_scenarios], key=lambda pair: pair.slug)
-    kept = []
-    with Sandbox(interpreter) as sandbox, Progress("build", len(pairs), "servers") as progress:
-        for pair in pairs:
-            verification = verify(pair, keys[pair.slug], sandbox)
-            if verification.reason:
-                print(f"build: {pair.slug} is dropped: {verification.reason}", file=sys.stderr)
-                drops["verification"] = drops.get("verification", 0) + 1
-            else:
-                kept.append(pair)
-            progress.done("dropped" if verification.reason else "verified")
-    return kept, drops
-
-
-def sample_of(pair: Pair) -> ChatSample:
-    """The model card's kind of sample: scenario -> server."""
-    return ChatSample(
-        id=f"{pair.source}/{pair.slug}",
-        messages=(*direct_messages(pair.scenario), server_answer(pair.code)),
-        source=pair.source,
-        licence=pair.licence,
-        scenario=pair.slug,
-        scenario_digest=pair.scenario.digest,
+    print(
+        f"build: {facts['num_train']} samples to train on, {facts['num_val']} to validate on,"
+        f" dropped: {job.drops.line()}",
+        file=sys.stderr,
     )
+
+
+def what_shapes_data(
+    recipe: Recipe, run: RunFolder, benchmark: Benchmark, sources: list[Source], interpreter: Path
+) -> dict[str, Json]:
+    """Everything that the data set depends on; a change of any of it builds it again."""
+    code = hashlib.sha256()
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(prompts.__file__)):
+        code.update(path.read_bytes())
+    fields = type(recipe.data).model_fields
+    options = {
+        name: value
+        for name, value in recipe.data.model_dump(mode="json").items()
+        if not fields[name].json_schema_extra  # execution fields do not shape the data
+    }
+    return {
+        "data": options,
+        "tokenizer": recipe.model.random.model_dump()
+        if recipe.model.random
+        else digest(resolve_tokenizer(recipe, run)),
+        "thinking": recipe.train.thinking,
+        "loss_on": recipe.train.loss_on,
+        "seed": recipe.seed,
+        "template": CHAT_TEMPLATE,
+        "benchmark": benchmark.digest,
+        "splits": [benchmark.train, benchmark.held_out],
+        "sources": [source.facts() for source in sources],
+        "server_runtime": runtime_digest(interpreter),
+        "code": code.hexdigest(),
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("datasketch", "tokenizers", "numpy")
+        },
+    }
+
+
+class Job:
+    """One build: what is known while the samples pass."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        benchmark: Benchmark,
+        sources: list[Source],
+        interpreter: Path,
+    ) -> None:
+        self.recipe, self.run, self.benchmark = recipe, run, benchmark
+        self.sources, self.interpreter = sources, interpreter
+        self.drops = Drops()
+        self.overlaps: list[tuple[str, str, str]] = []
+        self.servers: list[Server] = []
+        folder = resolve_path(recipe.data.servers) if recipe.data.servers else None
+        self.held_out = HeldOut.of(benchmark, gold_tool_names(benchmark.path), folder)
+
+    def collect(self) -> Table:
+        """Samples of servers, each of which was run, then those of trajectories."""
+        self.servers = self._verified(self._pairs())
+        try:
+            with Table(self.run.data / "work" / "samples.jsonl") as table:
+                for server in self.servers:
+                    sample = server_sample(server)
+                    table.add(sample, conversation_digest(sample))
+                for source in self.sources:
+                    if not source.has_servers:
+                        self._add_chats(source, table)
+        except OSError as error:
+            raise disk_error(error, self.run.data) from error
+        return table
+
+    def _pairs(self) -> list[Pair]:
+        pairs: list[Pair] = []
+        for source in self.sources:
+            pairs += self._pairs_of(source)
+        most = self.recipe.data.max_scenarios
+        if most is None:
+            return pairs
+        kept = shortest(pairs, most)
+        for pair in pairs:
+            if pair not in kept:
+                self.drops.add("data.max_scenarios (the shortest answers are kept)", pair.id)
+        return kept
+
+    def _pairs_of(self, source: Source) -> Iterator[Pair]:
+        entry = source.entry
+        if entry.layout == "benchmark":
+            benchmark = load_benchmark(source.path)
+            if benchmark.digest != self.benchmark.digest:
+                raise UserError(
+                    f"source {source.name}",
+                    str(source.path),
+                    "is another benchmark than the recipe's",
+                    "set benchmark: to it, or declare its servers as a source of layout servers",
+                )
+            folder = resolve_path(entry.servers or "servers")
+            name = self.benchmark.path.parent.name
+            yield from benchmark_pairs(self.benchmark, folder, name, entry.licence)
+        elif entry.layout == "servers":
+            yield from folder_pairs(source.path, source.name, entry.licence)
+        elif entry.layout == "pairs":
+            for where, row in rows(source):
+                number = where.rpartition(" ")[2]
+                try:
+                    yield row_pair(decoded(row), number, source.name, entry.licence)
+                except Unfit as unfit:
+                    self.drops.add(unfit.reason, f"{source.name}: {where}", unfit.detail)
+
+    def _verified(self, pairs: list[Pair]) -> list[Server]:
+        if not pairs:
+            return []
+        self_test(self.interpreter)
+        with Sandbox(self.interpreter) as sandbox:
+            verifier = Verifier(
+                self.benchmark.path,
+                sandbox,
+                runtime_digest(self.interpreter),
+                self.run.data / "verified.jsonl",
+            )
+            return servers_of(
+                self.recipe, pairs, self.held_out, verifier, self.drops, self.overlaps
+            )
+
+    def _add_chats(self, source: Source, table: Table) -> None:
+        make = partial(Examiner, source, self.held_out, self.recipe.data.overlap == "exclude")
+        for found in ordered_map(make, chunks(source), self.recipe.data.num_processes):
+            for drop in found.drops:
+                self.drops.add(*drop)
+            self.overlaps += found.overlaps
+            for line, sample_id, digest_, signature in zip(
+                found.lines, found.ids, found.digests, found.signatures, strict=True
+            ):
+                table.add_line(line, sample_id, source.name, "trajectory", digest_, signature)
+
+    def train_tokenizer(self, table: Table) -> None:
+        """A random-weight model's tokenizer is trained on what it will read."""
+        random = self.recipe.model.random
+        if random is None:
+            return
+        if not table.kept.any():
+            raise self.nothing_left()
+        samples = (ChatSample.from_line(line) for _, line in table.lines())
+        train_tokenizer(
+            (render(sample.messages, sample.tools) for sample in samples),
+            random.vocab_size,
+            self.run.data / "tokenizer",
+            self.recipe.train.thinking,
+            self.recipe.model.max_position_embeddings,
+            self.recipe.train.loss_on,
+        )
+
+    def measure(self, table: Table) -> None:
+        """Tokens of every sample, as training will see them."""
+        rows_of_chunks: list[list[int]] = []
+
+        def line_chunks() -> Iterator[list[str]]:
+            lines = table.lines()
+            while chunk := list(islice(lines, LINES_PER_CHUNK)):
+                rows_of_chunks.append([row for row, _ in chunk])
+                yield [line for _, line in chunk]
+
+        folder = resolve_tokenizer(self.recipe, self.run)
+        num_processes = self.recipe.data.num_processes
+        make = partial(Measurer, folder, self.recipe.train, num_processes > 1)
+        for measured in ordered_map(make, line_chunks(), num_processes):
+            table.measure(rows_of_chunks.pop(0), measured, self.recipe.data.max_tokens, self.drops)
+
+    def mix(self, table: Table, weights: dict[str, float]) -> None:
+        """Hold the sources' shares: what is too much of a source is left out, by digest."""
+        if not weights:
+            return
+        available = table.counts(table.sources)
+        quota = largest_mixture({name: available[name] for name in weights}, weights)
+        for name, count in quota.items():
+            rows_ = [row for row in np.flatnonzero(table.kept) if table.sources[row] == name]
+            chosen = take([table.ids[row] for row in rows_], count, self.recipe.seed)
+            for row in rows_:
+                if table.ids[row] not in chosen:
+                    table.drop(int(row), "left out to hold the weights", self.drops)
+
+    def split(self, table: Table) -> NDArray[np.bool_]:
+        """Which rows validate: whole servers by domain, trajectories one by one, by digest."""
+        share, seed = self.recipe.data.val_share, self.recipe.seed
+        kept_scenarios = {
+            table.scenarios[row] for row in np.flatnonzero(table.kept) if table.scenarios[row]
+        }
+        strata = {
+            server.pair.slug: server.pair.primary_label
+            for server in self.servers
+            if server.pair.slug in kept_scenarios
+        }
+        groups = validation_groups(strata, share, seed)
+        validates = np.zeros(len(table), dtype=np.bool_)
+        for row in np.flatnonzero(table.kept):
+            scenario = table.scenarios[row]
+            if scenario is not None:
+                validates[row] = scenario in groups
+            elif share:
+                validates[row] = int(rank(seed, table.ids[row])[:12], 16) < share * 16**12
+        if not (table.kept & ~validates).any():
+            raise self.nothing_left()
+        return validates
+
+    def write(self, table: Table, validates: NDArray[np.bool_]) -> None:
+        for name, wanted in (("train", False), ("val", True)):
+            chosen = (line for row, line in table.lines() if validates[row] == wanted)
+            write_lines(self.run.data / f"{name}.jsonl", chosen)
+        shutil.rmtree(table.path.parent)
+
+    def facts(self, table: Table, validates: NDArray[np.bool_]) -> dict[str, Json]:
+        """The manifest: what is in the set, where it came from, what was left out and why."""
+        data = self.run.data
+        num_val = int((table.kept & validates).sum())
+        return {
+            "benchmark_digest": self.benchmark.digest,
+            "num_train": int(table.kept.sum()) - num_val,
+            "num_val": num_val,
+            "drops": {entry["reason"]: entry["count"] for entry in self.drops.to_json()},
+            "sources": [source.facts() for source in self.sources],
+            "overlaps": [
+                {"sample": sample, "held_out": slug, "what": what}
+                for sample, slug, what in self.overlaps
+            ],
+            "files": {
+                str(path.relative_to(data)): sha256_file(path)
+                for path in (
+                    data / "train.jsonl",
+                    data / "val.jsonl",
+                    *sorted((data / "tokenizer").glob("*")),
+                )
+            },
+        }
+
+    def nothing_left(self) -> UserError:
+        return UserError(
+            "data.sources",
+            ", ".join(self.recipe.data.sources),
+            f"no sample is left to train on (dropped: {self.drops.line()})",
+            "mend the sources, or set data.overlap=report if the overlap is meant",
+        )
 
 
 def show(recipe: Recipe, run: RunFolder, sample_id: str) -> str:

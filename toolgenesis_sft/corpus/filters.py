@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.prompts import compiles
-from toolgenesis_sft.records import ChatSample, ToolSchema
+from toolgenesis_sft.records import ToolSchema
 
 PEM_HEAD = "-----BEGIN "  # whole keys are recognised by the line that opens them
 MIN_REPEATING_CHARS = 2_000
@@ -115,15 +115,6 @@ def check_server(code: str, tools: tuple[ToolSchema, ...]) -> None:
     for tool in tools:
         if not tool.description.strip():
             raise Unfit("quality: tool without description", tool.name)
-
-
-def sample_text(sample: ChatSample) -> str:
-    """All that a sample teaches or shows, calls and their arguments included."""
-    parts = []
-    for message in sample.messages:
-        parts.append(message.content)
-        parts += [call.model_dump_json() for call in message.tool_calls]
-    return "\n".join(parts)
 
 
 def _syntax_fault(code: str) -> str:

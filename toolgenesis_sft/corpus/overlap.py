@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from toolgenesis_sft.benchmark import Benchmark
-from toolgenesis_sft.corpus.shingles import Hashes, code_shingles, contained, text_shingles, union
+from toolgenesis_sft.corpus.shingles import (
+    NOTHING,
+    Hashes,
+    code_shingles,
+    contained,
+    shared,
+    text_shingles,
+    union,
+)
 from toolgenesis_sft.records import ChatSample, Scenario
 
 # Measured on data/mini, where all servers differ: no two prompts share more than 15 % of the
@@ -32,8 +38,8 @@ class Traces:
     """What is known of one candidate; whatever is unknown is empty and matches nothing."""
 
     slug: str = ""
-    prompt: str = ""
-    code: str = ""
+    prompt: Hashes = field(default_factory=lambda: NOTHING)
+    code: Hashes = field(default_factory=lambda: NOTHING)
     tool_names: frozenset[str] = frozenset()
 
 
@@ -88,39 +94,35 @@ class HeldOut:
         names = frozenset(map(name_key, traces.tool_names))
         if len(names & self._names) >= MIN_SHARED_TOOLS:
             for server in self.servers:
-                shared = len(names & server.tool_names)
-                if shared >= MIN_SHARED_TOOLS and shared >= MIN_TOOL_SHARE * len(server.tool_names):
-                    return Overlap(server.slug, "tool names", shared / len(server.tool_names))
-        if traces.prompt:
-            found = self._most_shared(text_shingles(traces.prompt), "prompt", MIN_PROMPT_SHARE)
-            if found:
-                return found
-        if traces.code:
-            return self._most_shared(code_shingles(traces.code), "code", MIN_CODE_SHARE)
-        return None
+                common = len(names & server.tool_names)
+                if common >= max(MIN_SHARED_TOOLS, MIN_TOOL_SHARE * len(server.tool_names)):
+                    return Overlap(server.slug, "tool names", common / len(server.tool_names))
+        return self._most_shared(traces.prompt, "prompt", MIN_PROMPT_SHARE) or self._most_shared(
+            traces.code, "code", MIN_CODE_SHARE
+        )
 
     def _most_shared(self, hashes: Hashes, sign: str, least: float) -> Overlap | None:
         known = self._prompts if sign == "prompt" else self._code
-        common = hashes[np.isin(hashes, known, assume_unique=True)]
-        if not len(common):
+        num_common = int(shared(hashes, known).sum())
+        if not num_common:
             return None
         best = Overlap("", sign, 0.0)
         for server in self.servers:
             theirs = server.prompt if sign == "prompt" else server.code
-            if len(theirs) and len(common) >= least * min(len(hashes), len(theirs)):
+            if len(theirs) and num_common >= least * min(len(hashes), len(theirs)):
                 share = contained(hashes, theirs)
                 if share > best.share:
                     best = Overlap(server.slug, sign, share)
         return best if best.share >= least else None
 
 
-def sample_traces(sample: ChatSample) -> Traces:
-    """What a chat sample shows: its questions, the tools it declares, the program it answers."""
+def sample_traces(sample: ChatSample, text: Hashes) -> Traces:
+    """What a chat sample shows: its text, the tools it declares, the program it answers with."""
     answers = [message.content for message in sample.messages if message.role == "assistant"]
+    code = next((answer for answer in reversed(answers) if "FastMCP" in answer), "")
     return Traces(
-        slug=sample.scenario or "",
-        prompt="\n".join(m.content for m in sample.messages if m.role in ("system", "user")),
-        code=next((text for text in reversed(answers) if "FastMCP" in text), ""),
+        prompt=text,
+        code=code_shingles(code) if code else NOTHING,
         tool_names=frozenset(tool.name for tool in sample.tools),
     )
 
@@ -142,5 +144,5 @@ def _held_out_server(
         slug_key=slug_key(scenario.slug),
         tool_names=frozenset(map(name_key, tool_names)),
         prompt=text_shingles(scenario.prompt),
-        code=code_shingles(code) if code else np.zeros(0, dtype=np.uint64),
+        code=code_shingles(code) if code else NOTHING,
     )

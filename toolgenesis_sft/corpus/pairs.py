@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from toolgenesis_sft.benchmark import Benchmark
 from toolgenesis_sft.config import Section, checked, read_yaml
@@ -25,7 +25,7 @@ class Example(Section):
     """A call that a server claims to answer; `answer` is compared where it is given."""
 
     tool: str
-    arguments: dict[str, Json] = {}
+    arguments: dict[str, Json] = Field(default_factory=dict)
     answer: Json = None
 
 
@@ -194,4 +194,6 @@ def _read(folder: Path) -> list[ServerPrediction]:
     try:
         return sorted(read_predictions(folder), key=lambda prediction: prediction.slug)
     except UnicodeDecodeError as error:
-        raise UserError("server", str(folder), "holds a file that is not UTF-8", "mend it") from error
+        raise UserError(
+            "server", str(folder), "holds a file that is not UTF-8", "mend it"
+        ) from error

@@ -31,6 +31,7 @@ NEAR_DUPLICATE = 0.8  # estimated Jaccard; its standard error at 64 permutations
 WORD = re.compile(r"\w+|[^\w\s]")
 MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: spreads consecutive positions
 OWN_NAME = "v"
+NOTHING: Hashes = np.zeros(0, dtype=np.uint64)
 
 
 def text_shingles(text: str) -> Hashes:
@@ -68,9 +69,21 @@ def normalised(code: str) -> str:
 def contained(part: Hashes, whole: Hashes) -> float:
     """Share of the smaller set that is in the other, 0..1; 0 where one is empty."""
     smaller, larger = sorted((part, whole), key=len)
-    if not len(smaller):
-        return 0.0
-    return float(np.isin(smaller, larger, assume_unique=True).mean())
+    return float(shared(smaller, larger).mean()) if len(smaller) else 0.0
+
+
+def shared(hashes: Hashes, known: Hashes) -> NDArray[np.bool_]:
+    """Which of `hashes` are in `known`: bool [len(hashes)]. Cheap where `known` is large."""
+    if not len(known):
+        return np.zeros(len(hashes), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    found: NDArray[np.bool_] = known[places] == hashes
+    return found
+
+
+def union(sets: Iterable[Hashes]) -> Hashes:
+    parts = list(sets)
+    return np.unique(np.concatenate(parts)) if parts else NOTHING
 
 
 def signature(hashes: Hashes) -> Signature:
@@ -132,7 +145,7 @@ def _compare(
 
 def _shingles(words: Sequence[str], width: int) -> Hashes:
     if not words:
-        return np.zeros(0, dtype=np.uint64)
+        return NOTHING
     hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
     width = min(width, len(hashes))
     total = np.zeros(len(hashes) - width + 1, dtype=np.uint64)
@@ -177,8 +190,3 @@ def _drop_docstring(
         and isinstance(first.value.value, str)
     ):
         node.body = node.body[1:] or [ast.Pass()]
-
-
-def union(sets: Iterable[Hashes]) -> Hashes:
-    parts = list(sets)
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.uint64)

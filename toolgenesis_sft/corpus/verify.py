@@ -115,9 +115,7 @@ class Verifier:
             completion=pair.code,
             finish_reason="stop",
         )
-        scores, evidence = score_server(
-            prediction, pair.scenario(), gold, self.sandbox, SETTINGS
-        )
+        scores, evidence = score_server(prediction, pair.scenario(), gold, self.sandbox, SETTINGS)
         launch = scores.figures["launch"]
         if launch.outcome is not Outcome.SCORED:
             detail = " ".join(str(evidence.get("stderr") or "").split())[-200:]
@@ -125,7 +123,9 @@ class Verifier:
                 key=key, reason=f"verification: does not launch ({launch.reason})", detail=detail
             )
         figures = {
-            name: scores.figures[name].value for name in ("schema_f1", "ut_hard") if name in scores.figures
+            name: scores.figures[name].value
+            for name in ("schema_f1", "ut_hard")
+            if name in scores.figures
         }
         failed = [
             name for name, value in figures.items() if (value or 0.0) < getattr(thresholds, name)

@@ -7,15 +7,17 @@ when its answer is whole, so after `kill -9` the same command asks for the rest 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark, load_gold_schemas
 from toolgenesis_sft.client import HOPELESS, ModelClient
-from toolgenesis_sft.config import Recipe, resolve_path
+from toolgenesis_sft.config import Recipe, resolve_path, server_python
 from toolgenesis_sft.errors import HarnessFault, ModelFault, UserError
+from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
 from toolgenesis_sft.generation.direct import direct, direct_two_calls, oracle
 from toolgenesis_sft.generation.engine import (
     AskedModel,
@@ -55,6 +57,7 @@ def generate(recipe: Recipe, run: RunFolder) -> None:
     HarnessFault at the end where an answer could not be had: the same command asks again.
     """
     with run.locked("generate"):
+        check_strategies(recipe)
         benchmark = load_benchmark(resolve_path(recipe.benchmark))
         scenarios = chosen_scenarios(recipe, benchmark, run)
         gold = gold_schemas(recipe, benchmark)
@@ -76,12 +79,24 @@ def generate(recipe: Recipe, run: RunFolder) -> None:
             missing = missing_requests(recipe, model.label, scenarios, {p.key for p in done})
             if missing:
                 attempt = attempt or run.new_attempt("generate")
-                unanswered += Session(recipe, run, gold).ask(model, missing, attempt)
+                with open_workshop(recipe, missing) as workshop:
+                    session = Session(recipe, run, gold, workshop)
+                    unanswered += session.ask(model, missing, attempt)
         predictions = read_records(run.predictions, ServerPrediction)
         add_provenance(run, "generate", {**facts, "spent": spent(predictions)})
     if unanswered:
         raise HarnessFault(
             "unanswered", f"{len(unanswered)} requests had no answer, first {unanswered[0]}"
+        )
+
+
+def check_strategies(recipe: Recipe) -> None:
+    if "imported" in recipe.generate.strategies:
+        raise UserError(
+            "generate.strategies",
+            "imported",
+            "is no way to ask a model",
+            "take direct, direct_two_calls, coder_agent or oracle",
         )
 
 
@@ -181,6 +196,16 @@ def missing_requests(
     return [request for request in requests if request.key not in done]
 
 
+@contextlib.contextmanager
+def open_workshop(recipe: Recipe, requests: Sequence[Request]) -> Iterator[Workshop | None]:
+    """The sandbox, where a coder agent is among the requests."""
+    if all(request.strategy != "coder_agent" for request in requests):
+        yield None
+        return
+    with Workshop.open(server_python(recipe.score.server_python), recipe.score) as workshop:
+        yield workshop
+
+
 @dataclass(frozen=True)
 class Session:
     """The missing requests of one model against one engine."""
@@ -188,6 +213,7 @@ class Session:
     recipe: Recipe
     run: RunFolder
     gold: dict[str, tuple[ToolSchema, ...]]
+    workshop: Workshop | None
 
     def ask(self, model: AskedModel, requests: Sequence[Request], attempt: Path) -> list[str]:
         """Start the engine, ask, append. Returns what had no answer, with its fault."""
@@ -254,12 +280,10 @@ class Session:
                 return await direct_two_calls(client, request)
             case "oracle":
                 return await oracle(client, request, self.gold[request.scenario.slug])
-        raise UserError(
-            "generate.strategies",
-            request.strategy,
-            "is no way to ask a model",
-            "take direct, direct_two_calls, coder_agent or oracle",
-        )
+            case "coder_agent":
+                assert self.workshop is not None
+                return await coder_agent(client, request, self.workshop)
+        raise AssertionError(request.strategy)
 
 
 def spent(predictions: Sequence[ServerPrediction]) -> dict[str, Json]:

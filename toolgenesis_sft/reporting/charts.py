@@ -19,7 +19,7 @@ Points = Sequence[tuple[int, float]]
 
 def loss_chart(curve: LossCurve) -> Markup:
     """Training loss over optimizer steps, with validation and the published points."""
-    width, height, left, right, top, bottom = 760, 300, 46, 16, 14, 36
+    width, height, left, right, top, bottom = 1060, 320, 46, 16, 14, 36
     published = curve.published.points if curve.published else ()
     every = [*curve.train, *curve.validation, *published]
     last = max(step for step, _ in every)
@@ -98,6 +98,16 @@ def bar(share: float, css_class: str) -> Markup:
         '<rect class="track" width="100" height="6"/>'
         '<rect class="{}" width="{:.1f}" height="6"/></svg>'
     ).format(css_class, 100 * min(max(share, 0.0), 1.0))
+
+
+def funnel_bar(passed: int, lost: int, num_servers: int) -> Markup:
+    """What is still there, and beside it what this gate took."""
+    return Markup(
+        '<svg class="cellbar tall" viewBox="0 0 100 6" preserveAspectRatio="none"'
+        ' aria-hidden="true"><rect class="track" width="100" height="6"/>'
+        '<rect class="fill" width="{0:.2f}" height="6"/>'
+        '<rect class="loss" x="{0:.2f}" width="{1:.2f}" height="6"/></svg>'
+    ).format(100 * passed / num_servers, 100 * lost / num_servers)
 
 
 def interval_bar(value: float, interval: tuple[float, float] | None, css_class: str) -> Markup:

@@ -148,6 +148,11 @@ def strategy_title(name: str) -> str:
     return STRATEGIES.get(name, name)
 
 
+def plain(text: str) -> str:
+    """Without control characters: a model's name must not steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def words(name: str) -> str:
     return name.replace("_", " ")
 
@@ -257,7 +262,7 @@ def headline(report: RunReport) -> str:
     if report.headline_blocked:
         return "No headline: some predictions could not be scored, through no fault of the model."
     told: tuple[tuple[FigureName, str], ...] = (
-        ("launch", "of its servers launch"),
+        ("launch", "of the servers launch"),
         ("ut_hard", "of the recorded calls are answered rightly"),
     )
     said = " and ".join(
@@ -265,7 +270,9 @@ def headline(report: RunReport) -> str:
         for figure, phrase in told
         if (summary := group.figures.get(figure)) is not None and summary.mean_all is not None
     )
-    sentence = f"On {group.num_servers} {SETS[group.scenarios]} scenarios, {said}."
+    who = f"{words(group.model)}, {strategy_title(group.strategy)}"
+    sentence = f"{who}: on {group.num_servers} {SETS[group.scenarios]} scenarios {said}."
+    sentence = sentence[0].upper() + sentence[1:]
     for other in report.groups:
         if (other.model, other.strategy) == (group.model, group.strategy) and other.memorisation:
             launch = other.figures.get("launch")

@@ -262,7 +262,7 @@ def table(report: RunReport) -> str:
         lines += [
             "",
             f"No headline: the harness failed on {count} predictions (no fault of the model, no"
-            f" zeros). Run the same command again. First: {_plain(first)}",
+            f" zeros). Run the same command again. First: {page.plain(first)}",
         ]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -278,7 +278,7 @@ def _published(report: RunReport) -> list[tuple[str, list[PublishedRow]]]:
 
 
 def _line(name: str, n: str, cells: list[str], column: int) -> str:
-    shown = _plain(name)
+    shown = page.plain(name)
     if len(shown) > NAME_CHARS:
         shown = shown[: NAME_CHARS - 3] + "..."
     return shown.ljust(NAME_CHARS) + n.rjust(4) + "".join(cell.rjust(column) for cell in cells)
@@ -286,11 +286,6 @@ def _line(name: str, n: str, cells: list[str], column: int) -> str:
 
 def _who(group: GroupSummary) -> str:
     return f"{page.words(group.model)}, {page.strategy_title(group.strategy)}"
-
-
-def _plain(text: str) -> str:
-    """Without control characters: a model's name must not steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _mean_text(summary: FigureSummary | None) -> str:

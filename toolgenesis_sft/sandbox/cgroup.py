@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import re
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -57,9 +58,15 @@ class ControlGroup:
         return 0
 
     def remove(self) -> None:
+        """Remove the folders. One that a dying process still holds is tried for a second."""
         for folder in set(self.folders.values()):
-            with contextlib.suppress(OSError):  # a dying process still holds it: swept up later
-                folder.rmdir()
+            for _ in range(100):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    time.sleep(0.01)
+                else:
+                    break
 
 
 class ControlGroups:
@@ -68,6 +75,7 @@ class ControlGroups:
     def __init__(self, memory_mib: int, num_processes: int) -> None:
         self._limits = (memory_mib, num_processes)
         self._free: list[ControlGroup] = []
+        self._closed = False
         self.mechanism, self._parents = _writable_parents()
         for parent in set(self._parents.values()):
             _sweep(parent)
@@ -81,12 +89,19 @@ class ControlGroups:
         """A free group, or None where only rlimits are at hand."""
         if self.mechanism == "rlimits":
             return None
-        return self._free.pop() if self._free else self._make()
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self._make()
 
     def give_back(self, group: ControlGroup) -> None:
         self._free.append(group)
+        if self._closed:
+            self.close()
 
     def close(self) -> None:
+        """Remove the free groups; those in use go when they are given back."""
+        self._closed = True
         while self._free:
             self._free.pop().remove()
 

@@ -19,6 +19,7 @@ times memory; and what a server attempts by means that a Python audit hook does 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -42,7 +43,18 @@ from toolgenesis_sft.sandbox.runtime import runtime, visible_folders
 HERE = Path(__file__).resolve().parent
 INSIDE = "/opt/toolgenesis"
 CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 6, 7, 8, 21
-PLAIN_FOLDERS = ("/dev", "/dev/shm", "/etc", "/etc/ssl", "/opt", INSIDE, "/tmp", "/usr")
+PLAIN_FOLDERS = (
+    "/dev",
+    "/dev/shm",
+    "/etc",
+    "/etc/ssl",
+    "/opt",
+    INSIDE,
+    f"{INSIDE}/toolgenesis_sft",
+    f"{INSIDE}/toolgenesis_sft/sandbox",
+    "/tmp",
+    "/usr",
+)
 DEVICES = ("null", "zero", "full", "random", "urandom")
 ENVIRONMENT = {
     "HOME": "/tmp",
@@ -53,6 +65,7 @@ ENVIRONMENT = {
     "TZ": "UTC",
     "USER": "nobody",
     "PYTHONHASHSEED": "0",
+    "PYTHONPATH": INSIDE,
     "MALLOC_ARENA_MAX": "2",
     "FASTMCP_CHECK_FOR_UPDATES": "off",
     "FASTMCP_SHOW_SERVER_BANNER": "false",
@@ -60,7 +73,10 @@ ENVIRONMENT = {
 }
 ZYGOTE_START_S = 60.0
 SELF_TEST_S = 30.0
-HEADROOM_MIB = 128  # of the control group above the rlimit, so that Python's MemoryError comes first
+NOTICE_S = 0.02
+HEADROOM_MIB = (
+    128  # of the control group above the rlimit, so that Python's MemoryError comes first
+)
 MEND_READ = (
     "let every user read the servers' environment and its interpreter (chmod -R a+rX), and see"
     " that the disk of /tmp and the memory suffice"
@@ -135,8 +151,8 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
             line += ["--ro-bind", str(link), str(link)]
     for path in ("/etc/ld.so.cache", "/etc/ssl/certs", "/etc/alternatives"):
         line += ["--ro-bind-try", path, path]
-    for name in ("inside", "shim"):
-        line += ["--ro-bind", str(HERE / name), f"{INSIDE}/{name}"]
+    line += ["--ro-bind", str(HERE / "inside"), f"{INSIDE}/toolgenesis_sft/sandbox/inside"]
+    line += ["--ro-bind", str(HERE / "shim" / "src"), f"{INSIDE}/src"]
     for name in DEVICES:
         line += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     for place, name in enumerate(("stdin", "stdout", "stderr")):
@@ -145,7 +161,8 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
     line += ["--proc", "/proc", "--remount-ro", "/"]
     for name, value in ENVIRONMENT.items():
         line += ["--setenv", name, value]
-    line += ["--chdir", "/", str(where.python), "-s", "-B", f"{INSIDE}/inside/zygote.py"]
+    line += ["--chdir", "/", str(where.python), "-s", "-B"]
+    line += ["-m", "toolgenesis_sft.sandbox.inside.zygote"]
     return [*line, str(socket_fd), json.dumps(settings)]
 
 
@@ -177,10 +194,8 @@ class Process:
     def kill(self, timeout_s: float) -> None:
         """End the tree and wait until it is gone. Raises HarnessFault where it stays."""
         if self.pidfd >= 0:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             poll = select.poll()
             poll.register(self.pidfd, select.POLLIN)
             if not poll.poll(timeout_s * 1000):
@@ -202,7 +217,7 @@ class Jail:
         self.limits = limits
         self.groups = ControlGroups(limits.memory_mib + HEADROOM_MIB, limits.num_processes)
         self._lock = threading.Lock()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the jail
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         line = command(server_python, theirs.fileno(), settings(limits))
         started = threading.Event()
@@ -227,8 +242,9 @@ class Jail:
         poll.register(self._socket, select.POLLIN)
         message = self._socket.recv(4096) if poll.poll(ZYGOTE_START_S * 1000) else b""
         if not message:
+            said = self.log()[-200:]
             self.close()
-            raise UserError("sandbox", self.log()[-200:], "the jail cannot start", MEND_BWRAP)
+            raise UserError("sandbox", said, "the jail cannot start", MEND_BWRAP)
         self.environment: dict[str, Json] = json.loads(message)
 
     def log(self) -> str:
@@ -261,8 +277,7 @@ class Jail:
         try:
             self._await_hello(process)
         except (HarnessFault, OSError):
-            process.kill(self.limits.close_s)
-            process.close()
+            self.end(process)
             raise
         return process
 
@@ -300,14 +315,21 @@ class Jail:
             process.close()
 
     def is_alive(self) -> bool:
-        return self._keeper.is_alive()
+        """Whether the zygote still listens. A server that ended because the whole jail did may be
+        noticed a moment before the jail's own end."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # a hang-up is always reported
+        return not poll.poll(NOTICE_S * 1000)
 
     def close(self) -> None:
-        """End bubblewrap, the zygote and every server in it."""
-        self._process.kill()
-        self._keeper.join()
+        """End the zygote, every server in it, and bubblewrap."""
         self._socket.close()
+        self._keeper.join(self.limits.close_s)
+        if self._keeper.is_alive():
+            self._process.kill()
+            self._keeper.join()
         self.groups.close()
+        self._log.close()
 
 
 SELF_TEST = b"""
@@ -323,7 +345,8 @@ def connect():
 facts = {
     "no_network": refused(connect) and os.listdir("/proc/sys/net/ipv4/conf") != [],
     "no_vsock": refused(lambda: socket.socket(40, socket.SOCK_STREAM)),
-    "read_only_root": refused(lambda: open("/probe", "w")) and refused(lambda: open(sys.prefix + "/probe", "w")),
+    "read_only_root": refused(lambda: open("/probe", "w"))
+    and refused(lambda: open(sys.prefix + "/probe", "w")),
     "private_tmp": os.listdir("/tmp") == ["server.py"],
     "alone": [name for name in os.listdir("/proc") if name.isdigit()] == ["1"],
     "other_uid": os.getuid() == 65534,
@@ -349,18 +372,20 @@ def self_test(server_python: Path, limits: Limits | None = None) -> dict[str, st
         answer = _read_to_end(process.stdout, SELF_TEST_S)
         said = _read_to_end(process.report.fileno(), 0.1)
         jail.end(process)
-        mechanism = jail.groups.mechanism
+        log = jail.log()
     finally:
         jail.close()
     try:
         facts: dict[str, bool] = json.loads(answer)
     except ValueError as error:
-        raise UserError("sandbox", said or jail.log(), "the test server does not run", MEND_READ) from error
+        raise UserError(
+            "sandbox", said or log, "the test server does not run", MEND_READ
+        ) from error
     leaks = [name for name, holds in facts.items() if not holds]
     if leaks:
         raise UserError("sandbox", ", ".join(leaks), "the jail does not isolate", MEND_BWRAP)
     return {
-        "mechanism": mechanism,
+        "mechanism": jail.groups.mechanism,
         "mode": "root" if is_privileged() else "user namespace",
         "runtime_digest": found.digest,
         "runtime_packages": found.num_packages,

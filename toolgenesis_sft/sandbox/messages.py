@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import NoReturn
 
 from toolgenesis_sft.records import Json
 
 TEXT_DEPTH = 128
+MAX_SHOWN = 300
+ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
 def decode(line: bytes | str, max_depth: int = TEXT_DEPTH) -> Json:
@@ -35,9 +38,9 @@ def decode_text(text: str) -> Json:
 
 
 def show(value: object) -> str:
-    """A short, printable form for faults."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    text = text[:120].encode("utf-8", "replace").decode()
+    """A short, printable form for faults, without addresses: those differ from run to run."""
+    text = value[:MAX_SHOWN].decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    text = ADDRESS.sub("0x..", text[:MAX_SHOWN].encode("utf-8", "replace").decode())
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

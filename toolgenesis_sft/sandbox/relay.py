@@ -7,7 +7,6 @@ second wins nothing by it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -55,51 +54,53 @@ class Relay:
         self._outgoing += line
 
     def receive(self, deadline: float) -> bytes:
-        """The next line without its newline. Raises TimeIsUp, Ended, or ModelFault where the line
-        is longer than the cap. `deadline` is in seconds of `time.monotonic`."""
-        while True:
-            end = self._incoming.find(b"\n", self._searched)
-            if end > self._max or (end < 0 and len(self._incoming) > self._max):
-                raise ModelFault("answer_too_large", f"a message of more than {self._max} bytes")
-            if end >= 0:
-                line = bytes(self._incoming[:end])
-                del self._incoming[: end + 1]
-                self._searched = 0
-                if time.monotonic() > deadline:
-                    raise TimeIsUp
-                return line
-            self._searched = len(self._incoming)
+        """The next line without its newline; `deadline` is in seconds of `time.monotonic`.
+
+        Raises TimeIsUp, Ended, or ModelFault where the line is longer than the cap.
+        """
+        while (line := self.take()) is None:
             if self._ended:
                 raise Ended
-            self._pump(deadline)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeIsUp
+            self._pump(left_s)
+        return line
+
+    def take(self) -> bytes | None:
+        """A line that has already come, or None."""
+        end = self._incoming.find(b"\n", self._searched)
+        if end > self._max or (end < 0 and len(self._incoming) > self._max):
+            raise ModelFault("answer_too_large", f"a message of more than {self._max} bytes")
+        self._searched = 0 if end >= 0 else len(self._incoming)
+        if end < 0:
+            return None
+        line = bytes(self._incoming[:end])
+        del self._incoming[: end + 1]
+        return line
 
     def settle(self) -> None:
         """Take in what the server has written up to now, without waiting."""
-        with contextlib.suppress(TimeIsUp):
-            self._pump(time.monotonic())
+        self._pump(0.0)
 
-    def _pump(self, deadline: float) -> None:
+    def _pump(self, wait_s: float) -> None:
         """Wait until something can move, and move it once."""
-        left_s = deadline - time.monotonic()
-        ready = dict(self._poll.poll(max(0.0, left_s) * 1000))
-        if not ready and left_s <= 0:
-            raise TimeIsUp
+        ready = dict(self._poll.poll(wait_s * 1000))
         process = self._process
         if process.pidfd in ready:
             self._ended = True  # what it wrote before is still in the pipes: one pipe's worth
         if process.stdin in ready:
             self._write()
-        if process.report.fileno() in ready or self._ended:
+        if process.report.fileno() in ready:
             self._read_reports()
         if process.stderr in ready and not self._read(process.stderr, self._tail):
             self._poll.unregister(process.stderr)
         del self._tail[:-TAIL_BYTES]
         if process.stdout in ready:
-            alive = self._read(process.stdout, self._incoming)
-            while alive and self._ended and len(self._incoming) <= self._max:
-                alive = self._read(process.stdout, self._incoming)
-            if not alive:
-                self._ended = True
+            more = self._read(process.stdout, self._incoming)
+            while more and self._ended and len(self._incoming) <= self._max:
+                more = self._read(process.stdout, self._incoming)
+            self._ended = self._ended or not more
 
     def _write(self) -> None:
         try:
@@ -122,14 +123,13 @@ class Relay:
         return bool(part)
 
     def _read_reports(self) -> None:
-        while True:
+        for _ in range(MAX_REPORTS):
             try:
                 message = self._process.report.recv(1 << 14)
             except BlockingIOError:
                 return
             if not message:
-                with contextlib.suppress(KeyError):
-                    self._poll.unregister(self._process.report.fileno())
+                self._poll.unregister(self._process.report.fileno())
                 return
             report = _report(message)
             if report is not None and len(self.reports) < MAX_REPORTS:

@@ -1,4 +1,4 @@
-"""The servers' own environment: where its interpreter lies, what is installed, what must be seen."""
+"""The servers' own environment: where its interpreter lies and what is installed."""
 
 from __future__ import annotations
 
@@ -79,9 +79,7 @@ def visible_folders(where: Runtime) -> list[Path]:
             wanted |= {where.stdlib, where.python.resolve(), *_links(where.python)}
         else:
             wanted.add(prefix)
-    return sorted(
-        path for path in wanted if not any(parent in wanted for parent in path.parents)
-    )
+    return sorted(path for path in wanted if not any(parent in wanted for parent in path.parents))
 
 
 def _links(python: Path) -> list[Path]:

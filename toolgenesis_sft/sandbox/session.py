@@ -6,6 +6,7 @@ HarnessFault. A tool's error, or a tool that is not there, is an answer with `is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mcp import types
+from mcp.shared.version import SUPPORTED_PROTOCOL_VERSIONS
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from toolgenesis_sft import __version__
@@ -25,6 +27,7 @@ from toolgenesis_sft.sandbox.messages import decode, decode_text, show
 from toolgenesis_sft.sandbox.relay import Ended, Relay, TimeIsUp
 
 MAX_FAULTS_KEPT = 100
+LINE_COST_BYTES = 256  # what an unasked line counts besides its length: it takes time to read
 REQUEST: TypeAdapter[Any] = TypeAdapter(types.ServerRequest)
 NOTIFICATION: TypeAdapter[Any] = TypeAdapter(types.ServerNotification)
 FAULTS_OF_THE_LOADER = frozenset(
@@ -106,8 +109,8 @@ class Sandbox:
         try:
             return jail, jail.spawn(program)
         except HarnessFault as fault:
-            if jail.is_alive() and fault.kind != "zygote_died":
-                raise
+            if jail.is_alive():
+                raise HarnessFault(fault.kind, fault.detail) from None
         jail = self._current_jail(broken=jail)
         return jail, jail.spawn(program)
 
@@ -128,7 +131,8 @@ class ServerSession:
     def __init__(self, jail: Jail, process: Process) -> None:
         self._jail, self._process, self._limits = jail, process, jail.limits
         self._relay = Relay(process, jail.limits.max_message_bytes)
-        self._last_id = 0
+        self._num_requests = 0
+        self._awaited: int | None = None
         self._noise_bytes = 0
         self._closed = False
         self.protocol_faults: list[str] = []
@@ -152,9 +156,11 @@ class ServerSession:
         if self._closed:
             return
         self._closed = True
-        self._relay.settle()
-        self._count_leftovers()
-        self._jail.end(self._process)
+        try:
+            with contextlib.suppress(ModelFault):  # it is noted among the protocol faults
+                self._count_leftovers()
+        finally:
+            self._jail.end(self._process)
 
     @property
     def denied(self) -> list[str]:
@@ -175,6 +181,8 @@ class ServerSession:
         deadline = time.monotonic() + self._limits.initialize_s
         result = self._result("initialize", params, deadline)
         self._validate(types.InitializeResult, result, "initialize")
+        if result["protocolVersion"] not in SUPPORTED_PROTOCOL_VERSIONS:
+            raise self._invalid("invalid_message", f"version {show(result['protocolVersion'])}")
         self.server_info = result["serverInfo"]
         self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
@@ -232,21 +240,26 @@ class ServerSession:
         if self._closed:
             raise HarnessFault("session_closed", method)
         self._count_leftovers()
-        self._last_id += 1
-        self._send({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params})
-        phase = PHASES[method]
+        self._num_requests += 1
+        self._awaited = self._num_requests
+        self._send({"jsonrpc": "2.0", "id": self._awaited, "method": method, "params": params})
         try:
-            while True:
+            while time.monotonic() < deadline:
                 message = self._message(self._relay.receive(deadline))
                 if message is not None:
                     return message
+            raise TimeIsUp
         except TimeIsUp:
             self._raise_reported()
-            raise ModelFault(f"{phase}_timeout", f"no answer to {method} in time") from None
+            raise ModelFault(f"{PHASES[method]}_timeout", f"no answer to {method}") from None
         except Ended:
             self._raise_reported()
-            kind = "crashed_at_start" if phase == "initialize" else "died"
+            if not self._jail.is_alive():
+                raise HarnessFault("jail_died", self._jail.log()) from None
+            kind = "crashed_at_start" if method == "initialize" else "died"
             raise ModelFault(kind, self._last_words()) from None
+        finally:
+            self._awaited = None
 
     def _send(self, message: dict[str, Json]) -> None:
         self._relay.send(json.dumps(message).encode() + b"\n")
@@ -256,21 +269,25 @@ class ServerSession:
         try:
             message = decode(line, self._limits.max_depth)
         except ValueError as error:
-            if b'"jsonrpc"' in line:
-                raise self._invalid("invalid_json", str(error)) from None
-            return self._noise(line, f"no protocol on stdout: {show(line)}")
+            if b'"jsonrpc"' in line and self._awaited is not None:
+                raise self._invalid("invalid_json", show(error)) from None
+            message = None
         if not isinstance(message, dict) or "jsonrpc" not in message:
-            return self._noise(line, f"no protocol on stdout: {show(line)}")
+            self._noise(line, f"no protocol on stdout: {show(line)}")
+            return None
         if "method" in message:
             self._take_from_server(line, message)
             return None
-        model = types.JSONRPCError if "error" in message else types.JSONRPCResponse
-        self._validate(model, message, "answer")
-        if message["id"] == self._last_id and type(message["id"]) is int:
+        number = message.get("id")
+        if type(number) is int and number == self._awaited:
+            model = types.JSONRPCError if "error" in message else types.JSONRPCResponse
+            self._validate(model, message, "answer")
+            self._awaited = None
             return message
-        known = type(message["id"]) is int and 0 < message["id"] < self._last_id
-        what = "second answer to" if known else "answer to unknown"
-        return self._noise(line, f"{what} request {show(message['id'])}")
+        asked = type(number) is int and 0 < number <= self._num_requests
+        what = "second answer to" if asked else "answer to unknown"
+        self._noise(line, f"{what} request {show(number)}")
+        return None
 
     def _take_from_server(self, line: bytes, message: dict[str, Json]) -> None:
         """A request or a notification of the server: we offer a client that can do nothing."""
@@ -306,7 +323,7 @@ class ServerSession:
     def _noise(self, line: bytes, fault: str | None) -> None:
         if fault is not None:
             self._fault(fault)
-        self._noise_bytes += len(line) + 1
+        self._noise_bytes += len(line) + LINE_COST_BYTES
         if self._noise_bytes > self._limits.max_noise_bytes:
             raise ModelFault("flood", f"more than {self._limits.max_noise_bytes} unasked bytes")
 
@@ -316,19 +333,16 @@ class ServerSession:
             self.protocol_faults.append(what)
 
     def _count_leftovers(self) -> None:
-        """Lines that came after the last answer: second answers, prints."""
-        self._last_id += 1  # no request has this number, so whatever comes is a leftover
-        try:
-            while True:
-                self._message(self._relay.receive(time.monotonic()))
-        except (TimeIsUp, Ended, ModelFault):
-            return
+        """Note the lines that came after the last answer: second answers, prints."""
+        self._relay.settle()
+        while (line := self._relay.take()) is not None:
+            self._message(line)
 
     def _raise_reported(self) -> None:
         """Raise what the loader or the kernel says about the end of the server, if anything."""
         for kind, detail in self._relay.reports:
             if kind in FAULTS_OF_THE_LOADER:
-                raise ModelFault(kind, detail)
+                raise ModelFault(kind, show(detail))
         group = self._process.group
         if group is not None and group.ran_out_of_memory():
             raise ModelFault("memory_limit", f"more than {self._limits.memory_mib} MiB")
@@ -342,7 +356,7 @@ PHASES = {"initialize": "initialize", "tools/list": "list", "tools/call": "call"
 
 
 def _tool_answer(result: dict[str, Json]) -> ToolAnswer:
-    blocks = result["content"] if "content" in result else []
+    blocks = result.get("content", [])
     texts = [block["text"] for block in blocks if block["type"] == "text"]
     structured = result.get("structuredContent")
     value: Json

@@ -82,19 +82,19 @@ _ORIGINS: dict[Kind, str] = {
 # Dotted origins and the capability that they give, whatever follows them; the longest one wins.
 ORIGINS = {origin: kind for kind, text in _ORIGINS.items() for origin in text.split()}
 # Parts of the same modules that give none.
-HARMLESS = frozenset(
-    """
+_HARMLESS = """
     socket.timeout socket.error socket.gaierror ssl.SSLError requests.exceptions
     httpx.HTTPError httpx.HTTPStatusError httpx.RequestError httpx.TimeoutException
     subprocess.CalledProcessError subprocess.TimeoutExpired shutil.get_terminal_size
-    """.split()
-)
+    """
+HARMLESS = frozenset(_HARMLESS.split())
 # Methods of a pathlib.Path that touch the disk; the others only spell a path.
-PATH_METHODS = frozenset(
-    "open read_text read_bytes write_text write_bytes touch mkdir rmdir unlink rename replace "
-    "iterdir glob rglob walk exists is_file is_dir is_symlink stat lstat chmod symlink_to "
-    "hardlink_to readlink owner group samefile".split()
-)
+_PATH_METHODS = """
+    open read_text read_bytes write_text write_bytes touch mkdir rmdir unlink rename replace
+    iterdir glob rglob walk exists is_file is_dir is_symlink stat lstat chmod symlink_to
+    hardlink_to readlink owner group samefile
+    """
+PATH_METHODS = frozenset(_PATH_METHODS.split())
 # Names that give a capability on whatever object they are taken from.
 ATTRIBUTES: dict[str, Kind] = {
     **dict.fromkeys(("read_text", "read_bytes", "write_text", "write_bytes"), "files"),
@@ -110,24 +110,37 @@ CARRIED = ("os", "sys", "subprocess", "socket", "builtins", "importlib", "shutil
 HANDED = ("os", "builtins", "importlib", "sys.modules")
 IN_MEMORY = frozenset(("io.BytesIO()", "io.StringIO()"))
 
-# What a gold tool's name and description must say for a kind to be authorised. Names are read as
-# words (`send_email` is `send email`).
-AUTHORISING: dict[Kind, str] = {
-    "files": r"files?|folders?|director(y|ies)|file ?system|disk|pdf|docx?|xlsx?|spreadsheets?"
-    r"|csv|sqlite|save to|attachments?",
-    "processes": r"shell|terminal|command line|(run|execute)s? (a |the )?(shell |system )?commands?"
-    r"|process(es)? (list|manager|id)|kill process|git (repository|commit|status)|docker",
-    "network": r"https?|urls?|api|apis|web ?(site|page|search|content)s?|internet|online|download\w*"
-    r"|upload\w*|scrap(e|es|ing)|crawl\w*|google|wikipedia|github|youtube|twitter|reddit|real[- ]time"
-    r"|live (data|rates?|prices?|scores?)|remote (server|host|service)|(latest|current) (news|weather"
-    r"|exchange rates?|price)",
-    "environment": r"environment variables?|env vars?|secrets?|credentials?|host ?name"
-    r"|system (info|information|status)",
-    "dynamic_code": r"(run|execute|evaluate|interpret)s? (\w+ ){0,3}(code|scripts?|snippets?)"
-    r"|python (code|interpreter)|code (interpreter|execution)|sympify|repl",
-    "messaging": r"e-?mails?|sms|text messages?|slack|telegram|discord|whatsapp|webhooks?"
-    r"|notifications?|send (a )?messages?",
-    "payments": r"payments?|pay|refunds?|checkout|credit cards?|stripe|paypal|purchase orders?",
+# What a gold tool's name or description must say for a kind to be authorised: whole words, any
+# case. Names are read as words (`send_email` is `send email`).
+AUTHORISING: dict[Kind, tuple[str, ...]] = {
+    "files": (
+        r"files?|folders?|director(y|ies)|file ?system|disk|save to|attachments?",
+        r"pdf|docx?|xlsx?|spreadsheets?|csv|sqlite",
+    ),
+    "processes": (
+        r"shell|terminal|command line|docker|process(es)? (list|manager|id)|kill process",
+        r"(run|execute)s? (a |the )?(shell |system )?commands?|git (repository|commit|status)",
+    ),
+    "network": (
+        r"https?|urls?|apis?|web ?(site|page|search|content)s?|internet|online",
+        r"(down|up)load\w*|scrap(e|es|ing)|crawl\w*|real[- ]time",
+        r"live (data|rates?|prices?|scores?)|remote (server|host|service)",
+        r"(latest|current) (news|weather|exchange rates?|price)",
+        r"google|wikipedia|github|youtube|twitter|reddit",
+    ),
+    "environment": (
+        r"environment variables?|env vars?|secrets?|credentials?|host ?name",
+        r"system (info|information|status)",
+    ),
+    "dynamic_code": (
+        r"(run|execute|evaluate|interpret)s? (\w+ ){0,3}(code|scripts?|snippets?)",
+        r"python (code|interpreter)|code (interpreter|execution)|sympify|repl",
+    ),
+    "messaging": (
+        r"e-?mails?|sms|text messages?|slack|telegram|discord|whatsapp|webhooks?",
+        r"notifications?|send (a )?messages?",
+    ),
+    "payments": (r"payments?|pay|refunds?|checkout|credit cards?|stripe|paypal|purchase orders?",),
 }
 # One kind cannot do without the others: a live API has a key, an e-mail has a way out.
 IMPLIED: dict[Kind, tuple[Kind, ...]] = {
@@ -135,18 +148,14 @@ IMPLIED: dict[Kind, tuple[Kind, ...]] = {
     "messaging": ("network", "environment"),
     "payments": ("network", "environment"),
 }
-# The first word of what the sandbox reports as denied.
+# The first word of what the sandbox reports as attempted.
 OBSERVED: dict[str, Kind] = {
-    "network": "network",
-    "socket": "network",
-    "process": "processes",
-    "processes": "processes",
     "files": "files",
-    "file": "files",
+    "process": "processes",
+    "network": "network",
     "environment": "environment",
     "dynamic_code": "dynamic_code",
-    "messaging": "messaging",
-    "payments": "payments",
+    "native": "dynamic_code",
 }
 
 
@@ -200,8 +209,8 @@ def named_kinds(tool: ToolSchema) -> set[Kind]:
     text = f"{name}. {tool.description}"
     return {
         kind
-        for kind, pattern in AUTHORISING.items()
-        if re.search(rf"\b(?:{pattern})\b", text, re.IGNORECASE)
+        for kind, patterns in AUTHORISING.items()
+        if re.search(rf"\b(?:{'|'.join(patterns)})\b", text, re.IGNORECASE)
     }
 
 
@@ -211,13 +220,12 @@ def boundary_score(found: Set[str], allowed: Set[str]) -> float:
 
 
 def observed_kinds(denied: Sequence[str]) -> frozenset[Kind]:
-    """The kinds of what the sandbox denied, lines such as `network: connect 10.0.0.1:80`."""
-    kinds = set()
-    for line in denied:
-        head = line.partition(":")[0].strip()
-        assert head in OBSERVED, f"the sandbox reports an unknown kind: {line[:80]}"
-        kinds.add(OBSERVED[head])
-    return frozenset(kinds)
+    """The kinds of what the sandbox noted, lines such as `network: connect 10.0.0.1:80`.
+
+    Other lines can only be a server's own forgery, and say nothing.
+    """
+    heads = {line.partition(":")[0] for line in denied}
+    return frozenset(OBSERVED[head] for head in heads & OBSERVED.keys())
 
 
 def capabilities_of(use: Use, own_methods: Set[str]) -> Iterator[tuple[Kind, str]]:
@@ -240,7 +248,8 @@ def kind_of(origin: str) -> Kind | None:
     parts = origin.replace("()", "").split(".")
     if origin.startswith(("pathlib.Path()", "pathlib.Path.cwd()", "pathlib.Path.home()")):
         return "files" if parts[-1] in PATH_METHODS else None
-    for start, part in enumerate(parts):
+    for start in reversed(range(len(parts))):
+        part = parts[start]
         if start and part not in CARRIED:
             continue
         for end in range(len(parts), start, -1):

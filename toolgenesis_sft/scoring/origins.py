@@ -1,7 +1,7 @@
 """Where the names in a Python program come from, read from its syntax tree. Nothing is run.
 
-`Program.uses` lists each place where a program takes a value by name, with the dotted origin of that
-value: `sp.run` after `import subprocess as sp` is `subprocess.run`, and so is
+`Program.uses` lists each place where a program takes a value by name, with the dotted origin of
+that value: `sp.run` after `import subprocess as sp` is `subprocess.run`, and so is
 `getattr(__import__("subprocess"), "r" + "un")`. The instance that a call makes is marked by
 brackets: `pathlib.Path().read_text`.
 
@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 from toolgenesis_sft.errors import ModelFault
 
-MAX_CODE_CHARS = 1_000_000
+MAX_CODE_CHARS = 500_000
 MAX_CHAIN = 40  # nested calls that are followed
 MAX_ORIGINS = 200  # of one expression
 
@@ -77,15 +77,17 @@ class Scope:
 
 
 def parse(code: str) -> ast.Module:
-    """Raises ModelFault where the code is no Python, or longer than a million characters."""
+    """Raises ModelFault where the code is no Python, too deep, or over 500,000 characters."""
     if len(code) > MAX_CODE_CHARS:
         raise ModelFault("code_too_large", f"{len(code)} characters")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "invalid escape sequence" is the model's affair
             return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError) as error:
         raise ModelFault("syntax_error", str(error)) from error
+    except (RecursionError, MemoryError) as error:
+        raise ModelFault("code_too_deep", str(error)) from error
 
 
 class Program:
@@ -225,11 +227,12 @@ class Program:
                 self._push([*node.args, *node.keywords], scope, quiet)
             case ast.Subscript() if isinstance(node.ctx, ast.Load) and not quiet:
                 self._seen.append((node, scope))
+                self._copied.add(id(node.value))
                 self._push([node.value, node.slice], scope)
             case ast.MatchAs() | ast.MatchStar() | ast.MatchMapping():
-                name = node.rest if isinstance(node, ast.MatchMapping) else node.name
-                if name:
-                    self._bind(scope, name, getattr(node, "lineno", 0))
+                captured = node.rest if isinstance(node, ast.MatchMapping) else node.name
+                if captured:
+                    self._bind(scope, captured, node.lineno)
                 self._push(ast.iter_child_nodes(node), scope)
             case _:
                 self._push(ast.iter_child_nodes(node), scope, quiet)
@@ -291,9 +294,10 @@ class Program:
             self.attributes[target.attr].append((value, scope))
             self._copied.add(id(value))
         elif isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
-            if len(target.elts) == len(value.elts):
-                for part, inner in zip(target.elts, value.elts, strict=True):
-                    self._assign(part, inner, scope)
+            for part, inner in zip(target.elts, value.elts, strict=False):
+                if isinstance(part, ast.Starred):
+                    return
+                self._assign(part, inner, scope)
 
     def _annotate(self, target: ast.expr, annotation: ast.expr, scope: Scope) -> None:
         if isinstance(target, ast.Name):

@@ -1,7 +1,9 @@
 """Schema F1: how much of the gold tools' interface a live server offers.
 
-Three figures of equal weight, each a Dice coefficient over tools: 2 x (sum over the matched
-pairs) / (gold tools + live tools), so a missing tool costs, and an extra or repeated one too.
+F1 = 1/2 tools + 1/4 arguments + 1/4 constraints. Each of the three is a Dice coefficient over
+tools: 2 x (sum over the matched pairs) / (gold tools + live tools), so a missing tool costs, and
+an extra or repeated one too. (Tools have half, as in the reference harness: with less, a server
+would gain by leaving out a tool whose arguments it gets wrong.)
 
 - tool_f1: a pair counts 1 where the normalised names are equal, else the cosine it was matched by.
 - args_f1: a pair counts the same figure over its arguments; no arguments on either side is 1.
@@ -25,6 +27,7 @@ import numpy as np
 from toolgenesis_sft.records import Json, ToolSchema
 from toolgenesis_sft.scoring.embedding import cosine
 
+SHARES = np.array([0.5, 0.25, 0.25])  # of tools, arguments, constraints in F1
 MIN_COSINE = 0.3  # of the reference harness: pairs under it are no match
 # More live tools or arguments than this are not compared by meaning (5 ms each); they still count
 # as extra ones. The benchmark's largest server has 30 tools.
@@ -85,7 +88,7 @@ def match_schema(gold: Sequence[ToolSchema], live: Sequence[ToolSchema]) -> Sche
         credits += (similarity, args, constraints)
     tool_f1, args_f1, constraints_f1 = (dice(float(credit), num_tools) for credit in credits)
     return SchemaMatch(
-        f1=round((tool_f1 + args_f1 + constraints_f1) / 3, 6),
+        f1=round(float(SHARES @ (tool_f1, args_f1, constraints_f1)), 6),
         tool_f1=tool_f1,
         args_f1=args_f1,
         constraints_f1=constraints_f1,

@@ -282,7 +282,11 @@ def score_one(prediction: ServerPrediction) -> LayerScores:
     for _ in range(NUM_TRIES):
         with classified() as verdict:
             record, evidence = score_server(
-                prediction, _worker.scenarios[slug], _worker.keys[slug], _worker.sandbox, job.settings
+                prediction,
+                _worker.scenarios[slug],
+                _worker.keys[slug],
+                _worker.sandbox,
+                job.settings,
             )
         if verdict.outcome is Outcome.SCORED:
             path = evidence_path(job.run, prediction)

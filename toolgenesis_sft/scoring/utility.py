@@ -68,9 +68,7 @@ def replay(
                 record["fault"] = f"missing_value: {error}"
                 continue
             assert isinstance(arguments, dict)
-            record["arguments"] = rename_arguments(
-                arguments, match.arguments.get(planned.tool, {})
-            )
+            record["arguments"] = rename_arguments(arguments, match.arguments.get(planned.tool, {}))
             try:
                 answers[-1] = server.call(live, record["arguments"])
             except ModelFault as fault:  # the server is gone or mute: the rest cannot run

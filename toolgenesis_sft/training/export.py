@@ -1,12 +1,12 @@
 """Newest complete checkpoint -> a Hugging Face folder that has been opened again and compared.
 
-    export/  model-*.safetensors  config.json  generation_config.json  tokenizer files  README.md
-             COMPLETE (written last: step, dtype, a digest of every file)
+export/  model-*.safetensors  config.json  generation_config.json  tokenizer files  README.md
+         COMPLETE (written last: step, dtype, a digest of every file)
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from toolgenesis_sft.config import Recipe
@@ -28,6 +30,7 @@ from toolgenesis_sft.runs import (
     write_json,
     write_text,
 )
+from toolgenesis_sft.training.card import model_card
 from toolgenesis_sft.training.checkpoint import (
     Checkpoint,
     complete_checkpoints,
@@ -35,9 +38,8 @@ from toolgenesis_sft.training.checkpoint import (
     files_in,
     newest_whole,
 )
-from toolgenesis_sft.training.card import model_card
 from toolgenesis_sft.training.model import DTYPES, generation_config, model_source
-from toolgenesis_sft.training.tokenizer import resolve_tokenizer
+from toolgenesis_sft.training.tokenizer import TOKENIZER_FILES, resolve_tokenizer
 
 SHARD_SIZE = "4GB"
 WRAPPER = "model."  # PackedCausalLM holds the causal language model under this name
@@ -52,31 +54,47 @@ def export(recipe: Recipe, run: RunFolder) -> Path:
     checkpoint = newest_whole(complete_checkpoints(run))
     if checkpoint is None:
         raise UserError(
-            "checkpoint", str(run.checkpoints), "holds no complete checkpoint", "train first"
+            "checkpoint",
+            str(run.checkpoints),
+            "holds no complete checkpoint",
+            "run `toolgenesis-sft train` first",
         )
     if exported_step(run) == checkpoint.step:
         print(f"export: {run.export} holds step {checkpoint.step} already", file=sys.stderr)
         return run.export
     with run.locked("export"):
-        partial = run.root / ".export.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            tensors = read_weights(checkpoint, recipe)
-            write_model(tensors, recipe, run, partial)
-            copy_tokenizer(resolve_tokenizer(recipe, run), partial)
-            write_text(partial / "README.md", model_card(recipe, run, checkpoint))
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise disk_error(error, run.export) from error
-        compare(partial, tensors)
-        shutil.rmtree(run.export, ignore_errors=True)
-        partial.rename(run.export)
-        files = digests(run.export, files_in(run.export))
-        facts = {"step": checkpoint.step, "dtype": recipe.train.dtype, "files": files}
-        write_json(run.export / COMPLETE, facts)
-        add_provenance(run, "export", facts)
-    print(f"export: {run.export}, step {checkpoint.step}, {len(tensors)} tensors", file=sys.stderr)
+        write_export(recipe, run, checkpoint)
     return run.export
+
+
+def write_export(recipe: Recipe, run: RunFolder, checkpoint: Checkpoint) -> None:
+    dtype = DTYPES[recipe.train.dtype]
+    source = model_source(recipe, run)
+    tokenizer_folder = resolve_tokenizer(recipe, run)
+    config = transformers.AutoConfig.from_pretrained(source)
+    config.dtype = dtype
+    tensors = read_weights(checkpoint, dtype)
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    partial = run.root / ".export.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        write_model(tensors, config, partial)
+        copy_tokenizer(tokenizer_folder, partial)
+        generation_config(source, tokenizer_folder).save_pretrained(partial)
+        write_text(partial / "README.md", model_card(recipe, run, checkpoint.step))
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise disk_error(error, run.export) from error
+    compare(partial, tensors, config)
+    shutil.rmtree(run.export, ignore_errors=True)
+    partial.rename(run.export)
+    files = digests(run.export, files_in(run.export))
+    facts = {"step": checkpoint.step, "dtype": recipe.train.dtype, "files": files}
+    write_json(run.export / COMPLETE, facts)
+    add_provenance(run, "export", facts)
+    print(f"export: {run.export}, step {checkpoint.step}, {len(tensors)} tensors", file=sys.stderr)
 
 
 def exported_step(run: RunFolder) -> int | None:
@@ -85,30 +103,72 @@ def exported_step(run: RunFolder) -> int | None:
     return int(read_json(marker)["step"]) if marker.exists() else None
 
 
-def read_weights(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
-    """All weights of a checkpoint under their Hugging Face names, in the recipe's precision.
+def read_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All weights of a checkpoint under their Hugging Face names, in this precision.
 
     DeepSpeed keeps fp32 masters; casting one to bf16 is how the trained bf16 weight was made.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    masters: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(
-        str(checkpoint.folder.parent), tag=checkpoint.folder.name, lazy_mode=True
-    )
-    dtype = DTYPES[recipe.train.dtype]
+    with contextlib.redirect_stdout(sys.stderr):
+        masters: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(
+            str(checkpoint.folder.parent), tag=checkpoint.folder.name, lazy_mode=True
+        )
     return {
         name.removeprefix(WRAPPER): master.contiguous().to(dtype)
         for name, master in masters.items()
     }
 
 
-def write_model(
-    tensors: dict[str, Tensor], recipe: Recipe, run: RunFolder, folder: Path
-) -> None:
-    """config.json, generation_config.json and sharded safetensors."""
-    config = transformers.AutoConfig.from_pretrained(model_source(recipe, run))
-    config.dtype = DTYPES[recipe.train.dtype]
+def write_model(tensors: dict[str, Tensor], config: Any, folder: Path) -> None:
+    """config.json and safetensors in shards, with an index where there is more than one."""
+    config.save_pretrained(folder)
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size=SHARD_SIZE)
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / file, {"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Every tokenizer file byte for byte, the chat template among them."""
+    for path in source.iterdir():
+        if path.name in TOKENIZER_FILES or path.name == "chat_template.jinja":
+            shutil.copyfile(path, folder / path.name)
+
+
+def expected_tensors(config: Any) -> dict[str, torch.Size]:
+    """Names and shapes of what a folder with this configuration must hold; a tied head is not
+    stored."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    model.generation_config = export_generation_config(recipe, run)
-    model.save_pretrained(folder, state_dict=tensors, max_shard_size=SHARD_SIZE)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    return shapes
+
+
+def compare(folder: Path, tensors: dict[str, Tensor], config: Any) -> None:
+    """Open the folder again: every tensor's name, shape, dtype and bits, then the whole model.
+
+    Raises HarnessFault that names the first difference.
+    """
+    expected = expected_tensors(config)
+    if set(tensors) != set(expected):
+        names = sorted(set(tensors) ^ set(expected))
+        raise HarnessFault("export", f"tensors in excess or missing: {', '.join(names[:3])}")
+    found = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as shard:
+            for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+                stored = shard.get_tensor(name)
+                same = stored.dtype == tensors[name].dtype and torch.equal(stored, tensors[name])
+                if stored.shape != expected[name] or not same:
+                    raise HarnessFault("export", f"{name} is not what the checkpoint holds")
+                found.add(name)
+    if found != set(tensors):
+        raise HarnessFault("export", f"{len(set(tensors) - found)} tensors were not written")
+    _, report = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    if report["missing_keys"] or report["unexpected_keys"]:
+        raise HarnessFault("export", f"does not load: {report}")

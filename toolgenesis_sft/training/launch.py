@@ -34,6 +34,7 @@ from toolgenesis_sft.training.checkpoint import (
     identity_of,
     require_same_identity,
 )
+from toolgenesis_sft.training.machines import Machine
 from toolgenesis_sft.training.packing import Order, OrderSettings
 from toolgenesis_sft.training.signals import STOP_SIGNALS, end_with_parent
 from toolgenesis_sft.training.tokens import TokenSet, load_tokens
@@ -61,14 +62,16 @@ def train(recipe_path: Path, overrides: tuple[str, ...], run: RunFolder) -> int:
             raise UserError(
                 "environment", package, "is not installed", "pip install 'toolgenesis-sft[train]'"
             )
-    with run.locked("train"):
+    machine = Machine.here()
+    with run.locked("train") if machine.leads else contextlib.nullcontext():
         tokens = load_tokens(recipe, run)
         if is_finished(recipe, run, tokens):
             print(f"train: {run.root} is trained already", file=sys.stderr)
             return 0
         order = Order(tokens.lengths, tokens.num_supervised, OrderSettings.of(recipe), 1)
-        attempt = run.new_attempt("train")
-        command = launcher_command(recipe_path, overrides, recipe, run)
+        given = os.environ.get(ATTEMPT_VARIABLE)  # by launch/slurm/train.sh.j2, one a node
+        attempt = Path(given) if given else run.new_attempt("train")
+        command = launcher_command(recipe_path, overrides, recipe, run, machine)
         return_code, stopped = watch(command, run, attempt, order.num_steps)
         return how_it_ended(attempt, return_code, stopped)
 
@@ -82,7 +85,11 @@ def is_finished(recipe: Recipe, run: RunFolder, tokens: TokenSet) -> bool:
 
 
 def launcher_command(
-    recipe_path: Path, overrides: tuple[str, ...], recipe: Recipe, run: RunFolder
+    recipe_path: Path,
+    overrides: tuple[str, ...],
+    recipe: Recipe,
+    run: RunFolder,
+    machine: Machine,
 ) -> list[str]:
     """accelerate's launcher with the recipe's configuration, and what each rank runs."""
     configuration = resolve_path(recipe.train.accelerate_config)
@@ -97,7 +104,7 @@ def launcher_command(
     options = {
         "config_file": str(configuration),
         "num_processes": str(recipe.train.num_processes),
-        "main_process_port": "0",
+        **machine.launcher_options(),
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     rank = [sys.executable, "-m", "toolgenesis_sft.training", str(recipe_path), *overrides]

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from toolgenesis_sft.config import RandomModel, Recipe
+from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.runs import COMPLETE, RunFolder, write_text
 from toolgenesis_sft.training.attention import choose_attention
 from toolgenesis_sft.training.loss import make_supervised
+from toolgenesis_sft.training.tokenizer import load_tokenizer, special_ids
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -91,41 +93,46 @@ def write_base_model(recipe: Recipe, run: RunFolder, tokenizer_folder: Path) -> 
     partial = run.root / ".base_model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(tokenizer_folder, partial)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = random_config(recipe, load_tokenizer(tokenizer_folder))
     with seeded(recipe.seed):
-        model = transformers.Qwen3ForCausalLM(
-            random_config(recipe.model.random, recipe.model.max_position_embeddings, tokenizer)
-        )
-    model.generation_config = generation_config(tokenizer)
+        model = transformers.Qwen3ForCausalLM(config)
+    model.generation_config = generation_config(partial, tokenizer_folder)
     model.save_pretrained(partial)
     shutil.rmtree(run.base_model, ignore_errors=True)
     partial.rename(run.base_model)
     write_text(run.base_model / COMPLETE, "")
 
 
-def random_config(
-    sizes: RandomModel, max_position_embeddings: int, tokenizer: Any
-) -> transformers.Qwen3Config:
+def random_config(recipe: Recipe, tokenizer: Tokenizer) -> transformers.Qwen3Config:
+    sizes = recipe.model.random
+    assert sizes is not None
+    ends = special_ids(tokenizer)
     return transformers.Qwen3Config(
-        vocab_size=len(tokenizer),
+        vocab_size=tokenizer.get_vocab_size(),
         hidden_size=sizes.hidden_size,
         num_hidden_layers=sizes.num_layers,
         num_attention_heads=sizes.num_heads,
         num_key_value_heads=sizes.num_kv_heads,
         head_dim=sizes.head_dim,
         intermediate_size=sizes.intermediate_size,
-        max_position_embeddings=max_position_embeddings,
+        max_position_embeddings=recipe.model.max_position_embeddings,
         tie_word_embeddings=False,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends.turn_end,
+        pad_token_id=ends.pad,
     )
 
 
-def generation_config(tokenizer: Any) -> transformers.GenerationConfig:
-    """Generation ends with the turn (<|im_end|>) or the text (<|endoftext|>)."""
-    ends = [tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|endoftext|>")]
-    return transformers.GenerationConfig(eos_token_id=ends, pad_token_id=ends[1])
+def generation_config(source: str | Path, tokenizer_folder: Path) -> transformers.GenerationConfig:
+    """The source model's generation settings, with ends that stop: the turn's, then the text's."""
+    ends = special_ids(load_tokenizer(tokenizer_folder))
+    try:
+        settings = transformers.GenerationConfig.from_pretrained(source)
+    except OSError:  # a folder without generation_config.json
+        settings = transformers.GenerationConfig()
+    settings.eos_token_id = list(ends.stop)
+    settings.pad_token_id = ends.pad
+    return settings
 
 
 def set_recomputation(model: Any, which: str) -> None:

@@ -278,28 +278,31 @@ def balanced_rows(
 def fill_steps(lengths: NDArray[np.int64], num_rows: int, max_row_tokens: int) -> list[list[Row]]:
     """Cut a sequence of samples into steps of `num_rows` full rows; positions in the sequence.
 
-    A step takes the samples that earlier steps had no room for, then as many of the next ones as
-    the rows could hold, longest first, then looks a little further to fill the gaps that are left.
+    A step takes the samples that the one before had no room for and as many of the next ones as
+    its rows could hold, longest first, then looks a little further to fill the gaps that are left.
+    What has waited for two steps goes before all else.
     """
     sizes: list[int] = lengths.tolist()
     ends = np.cumsum(lengths)
     capacity = num_rows * max_row_tokens
     steps: list[list[Row]] = []
+    late: list[int] = []
     waiting: list[int] = []
     start = 0
-    while waiting or start < len(sizes):
+    while late or waiting or start < len(sizes):
         fill = _Filling(num_rows, max_row_tokens, sizes)
-        budget = capacity - sum(sizes[position] for position in waiting)
+        budget = capacity - sum(sizes[position] for position in chain(late, waiting))
         before = int(ends[start - 1]) if start else 0
         stop = max(start, int(np.searchsorted(ends, before + budget, side="right")))
-        window = (start + np.argsort(-lengths[start:stop], kind="stable")).tolist()
-        waiting = [position for position in chain(waiting, window) if not fill.take(position)]
+        window = sorted(chain(waiting, range(start, stop)), key=lambda at: (-sizes[at], at))
+        left_over = [position for position in chain(late, window) if not fill.take(position)]
+        late = sorted(position for position in left_over if position < start)
+        waiting = sorted(position for position in left_over if position >= start)
         furthest = min(len(sizes), stop + max(num_rows, (stop - start) // 2))
         while stop < furthest and fill.left > GAP_SHARE * capacity:
             if not fill.take(stop):
                 waiting.append(stop)
             stop += 1
-        waiting.sort()
         start = stop
         steps.append([row for row in fill.rows if row])
     return steps

@@ -38,7 +38,7 @@ KINDS = {
     "ctypes.dlopen": "native", "ctypes.dlsym": "native",
     "os.putenv": "environment", "os.unsetenv": "environment",
 }  # fmt: skip
-LIBRARY_AT_WORK = ("<frozen importlib", "/opt/toolgenesis/inside/")
+LIBRARY_AT_WORK = ("<frozen importlib", "/opt/toolgenesis/toolgenesis_sft/")
 EVENT_LOOP = ("/asyncio/events.py", "/asyncio/base_events.py")
 HARMLESS_FILES = ("/dev/null", "/dev/urandom", "/dev/random", SERVER_FILE)
 SYSTEM_FOLDERS = tuple(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from audit import SERVER_FILE
+from toolgenesis_sft.sandbox.inside.audit import SERVER_FILE
 
 NAMES = ("mcp", "server", "app")
 
@@ -29,7 +29,7 @@ class Unservable(Exception):
         self.kind, self.detail = kind, detail
 
 
-def server_classes() -> tuple[type, type]:
+def server_classes() -> tuple[Any, Any]:
     """FastMCP of the MCP SDK 1.x and of the fastmcp package."""
     return (
         importlib.import_module("mcp.server.fastmcp").FastMCP,
@@ -160,17 +160,17 @@ def _find(module: ModuleType) -> Any:
     return next(iter(found.values()), None)
 
 
-def _is_app_class(value: object, module: ModuleType) -> bool:
+def _is_app_class(value: Any, module: ModuleType) -> bool:
     app = importlib.import_module("src.apps").App
     return (
-        isinstance(value, type)
+        inspect.isclass(value)
         and issubclass(value, app)
         and value.__module__ == module.__name__
-        and value._initialize_mcp_server is not app._initialize_mcp_server
+        and vars(value).get("_initialize_mcp_server") is not None
     )
 
 
-def _build_app(cls: Any, classes: tuple[type, type]) -> Any:
+def _build_app(cls: Any, classes: tuple[Any, Any]) -> Any:
     built: list[Any] = []
 
     def build() -> None:
@@ -189,4 +189,3 @@ def _build_app(cls: Any, classes: tuple[type, type]) -> Any:
 def _line(error: BaseException) -> str:
     text = str(error) if not isinstance(error, SyntaxError) else f"{error.msg}, line {error.lineno}"
     return f"{type(error).__name__}: {text}"[:500]
-

@@ -14,19 +14,16 @@ import importlib
 import importlib.metadata
 import json
 import os
+import random
 import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-sys.path[:0] = ["/opt/toolgenesis/inside"]
-sys.path.append("/opt/toolgenesis/shim")
-
-import audit
-import confine
-import program
+from toolgenesis_sft.sandbox.inside import audit, confine, program
 
 THREAD_END_S = 10.0
 REPORT_FD, PROGRAM_FD = 3, 4
@@ -67,11 +64,11 @@ def warm_up() -> None:
 
 
 def _add_tool(server: Any) -> Any:
-    @server.tool()
     def sample(a: int, b: str = "", c: list[float] | None = None) -> dict[str, Any]:
         """A tool."""
         return {"a": a, "b": b, "c": c}
 
+    server.tool()(sample)
     return server
 
 
@@ -113,8 +110,9 @@ def run_server(fds: list[int], settings: dict[str, Any]) -> NoReturn:
         os._exit(1)
     with open(PROGRAM_FD, "rb") as file:
         code = file.read()
-    with contextlib.suppress(OSError), open(audit.SERVER_FILE, "wb") as copy:
-        copy.write(code)  # for tracebacks and inspect.getsource; a full /tmp is no fault
+    with contextlib.suppress(OSError):  # a full /tmp is no fault
+        Path(audit.SERVER_FILE).write_bytes(code)  # for tracebacks and inspect.getsource
+    sys.path[0] = "/tmp"
     report.setblocking(False)
 
     def cpu_time_is_over(_: int, __: FrameType | None) -> NoReturn:
@@ -122,6 +120,7 @@ def run_server(fds: list[int], settings: dict[str, Any]) -> NoReturn:
         os._exit(1)
 
     signal.signal(signal.SIGXCPU, cpu_time_is_over)
+    random.seed(0)  # the same calls give the same answers in the next run
     audit.arm(lambda line: tell(report, "denied", line))
     try:
         program.serve(code)
@@ -138,11 +137,12 @@ def take_descriptors(fds: list[int]) -> socket.socket:
         os.dup2(fd, place, inheritable=place < 3)
     os.closerange(5, 1 << 16)
     # The zygote's own streams remember what they were opened on: a file that can seek.
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = sys.__stderr__ = open(
-        2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
+    for name, fd in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        stream = os.fdopen(
+            fd, "w" if fd else "r", 1 if fd == 2 else -1, "utf-8", "backslashreplace", closefd=False
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     return socket.socket(fileno=REPORT_FD)
 
 

@@ -1,0 +1,233 @@
+"""The stage as a whole, with the real sandbox."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.corpus.conftest import HELD_OUT, ROOT, TRAIN, Workbench
+from toolgenesis_sft.config import Recipe
+from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.records import ChatSample
+from toolgenesis_sft.runs import RunFolder, read_json, read_records, sha256_file
+from toolgenesis_sft.training.tokenizer import load_tokenizer
+
+
+def samples(run: RunFolder, split: str = "train") -> list[ChatSample]:
+    return read_records(run.data / f"{split}.jsonl", ChatSample)
+
+
+def files(run: RunFolder) -> dict[str, bytes]:
+    """Every file of the data set but the verifier's memory."""
+    return {
+        str(path.relative_to(run.data)): path.read_bytes()
+        for path in sorted(run.data.rglob("*"))
+        if path.is_file() and path.name != "verified.jsonl"
+    }
+
+
+@pytest.fixture(scope="module")
+def built(make_bench) -> tuple[Workbench, RunFolder]:
+    bench = make_bench()
+    build(bench.recipe(), bench.run())
+    return bench, bench.run()
+
+
+def test_every_training_server_becomes_the_model_cards_sample(built) -> None:
+    bench, run = built
+    found = {sample.scenario: sample for sample in samples(run)}
+    assert set(found) == set(TRAIN)
+    for slug, sample in found.items():
+        user, assistant = sample.messages
+        assert user.content.startswith("You are a developer building MCP tool servers in Python.")
+        assert assistant.content == (bench.servers / f"{slug}.py").read_text().strip() + "\n"
+
+
+def test_no_held_out_scenario_is_in_any_sample(built) -> None:
+    _, run = built
+    text = (run.data / "train.jsonl").read_text() + (run.data / "val.jsonl").read_text()
+    for slug in HELD_OUT:
+        assert slug not in text
+
+
+def test_the_manifest_names_every_file_with_its_digest(built) -> None:
+    _, run = built
+    manifest = read_json(run.data / "manifest.json")
+    assert manifest["num_train"] == len(TRAIN)
+    assert {"train.jsonl", "val.jsonl", "tokenizer/tokenizer.json"} <= set(manifest["files"])
+    for name, digest in manifest["files"].items():
+        assert sha256_file(run.data / name) == digest
+
+
+def test_the_tokenizer_of_a_random_model_can_be_loaded(built) -> None:
+    _, run = built
+    assert load_tokenizer(run.data / "tokenizer").get_vocab_size() > 300
+
+
+def test_a_second_call_does_nothing(built, capsys) -> None:
+    bench, run = built
+    before = {path: path.stat().st_mtime_ns for path in run.data.rglob("*")}
+    build(bench.recipe(), run)
+    assert {path: path.stat().st_mtime_ns for path in run.data.rglob("*")} == before
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_another_number_of_processes_is_the_same_data_set(built, capsys) -> None:
+    bench, run = built
+    build(bench.recipe("data.num_processes=2"), run)
+    assert "up to date" in capsys.readouterr().err
+
+
+def test_a_changed_server_is_built_again_and_only_it_is_run(built, capsys) -> None:
+    bench, run = built
+    path = bench.servers / f"{TRAIN[0]}.py"
+    original = path.read_text()
+    num_verdicts = len((run.data / "verified.jsonl").read_text().splitlines())
+    path.write_text(original + "\n# one more line\n")
+    build(bench.recipe(), run)
+    assert any("# one more line" in sample.messages[-1].content for sample in samples(run))
+    assert len((run.data / "verified.jsonl").read_text().splitlines()) == num_verdicts + 1
+    path.write_text(original)
+    build(bench.recipe(), run)
+
+
+def test_a_server_that_fails_is_dropped_counted_and_named(bench: Workbench, capsys) -> None:
+    broken, silent, wrong, _ = TRAIN
+    (bench.servers / f"{broken}.py").write_text("def broken(:\n")
+    (bench.servers / f"{silent}.py").write_text("print('no server here')\n")
+    path = bench.servers / f"{wrong}.py"
+    path.write_text(path.read_text().replace("round(", "1 + round("))
+    build(bench.recipe(), bench.run())
+    assert [sample.scenario for sample in samples(bench.run())] == [TRAIN[3]]
+    drops = read_json(bench.run().data / "manifest.json")["drops"]
+    assert drops["syntax"] == 1
+    assert drops["verification: ut_hard is too low"] == 1
+    assert sum(count for reason, count in drops.items() if "does not launch" in reason) == 1
+
+
+def test_a_planted_copy_of_a_held_out_server_is_found(bench: Workbench, tmp_path: Path) -> None:
+    """Renamed, reformatted, under another slug: as a source of its own."""
+    code = (bench.servers / f"{HELD_OUT[0]}.py").read_text()
+    for number, name in enumerate(("formula", "counts", "element", "mass", "molecule")):
+        code = code.replace(name, f"zz{number}")
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / "innocent.py").write_text("# All new.\n" + code.replace("    ", "  "))
+    recipe = bench.recipe(f"data.sources=[benchmark, {planted}]")
+    build(recipe, bench.run())
+    assert {sample.scenario for sample in samples(bench.run())} == set(TRAIN)
+    drops = read_json(bench.run().data / "manifest.json")["drops"]
+    assert drops == {"overlap: code": 1}
+
+
+def test_overlap_that_is_only_reported_stays_and_is_listed(bench: Workbench) -> None:
+    planted = bench.root / "planted"
+    planted.mkdir()
+    code = (bench.servers / f"{HELD_OUT[0]}.py").read_text()
+    (planted / f"{HELD_OUT[0]}.py").write_text(code)
+    bench.write_splits(TRAIN[:1], HELD_OUT)
+    recipe = bench.recipe(f"data.sources=[benchmark, {planted}]", "data.overlap=report")
+    build(recipe, bench.run())
+    [overlap] = read_json(bench.run().data / "manifest.json")["overlaps"]
+    assert (overlap["sample"], overlap["held_out"]) == (f"planted/{HELD_OUT[0]}", HELD_OUT[0])
+    assert len(samples(bench.run())) == 2
+
+
+def test_a_server_without_a_scenario_gets_one_from_its_live_tools(bench: Workbench) -> None:
+    folder = bench.root / "found"
+    folder.mkdir()
+    (folder / "greeter.py").write_text(
+        '"""Greets people in several languages."""\n'
+        "from mcp.server.fastmcp import FastMCP\n\n"
+        'mcp = FastMCP("Greeter")\n\n\n'
+        "@mcp.tool()\ndef greet_person(full_name: str, times: int = 1) -> str:\n"
+        '    """Say hello to somebody by name."""\n'
+        '    return f"Hello {full_name}! " * times\n'
+    )
+    bench.write_splits(TRAIN[:1], HELD_OUT)
+    build(bench.recipe(f"data.sources=[benchmark, {folder}]"), bench.run())
+    prompt = samples(bench.run())[-1].messages[0].content
+    assert "Greets people in several languages." in prompt
+    assert "full name (string), times (integer, default 1)" in prompt
+    assert "greet_person" not in prompt
+
+
+def test_servers_validate_whole_and_by_domain(bench: Workbench) -> None:
+    build(bench.recipe("data.val_share=0.25"), bench.run())
+    train = {sample.scenario for sample in samples(bench.run())}
+    val = {sample.scenario for sample in samples(bench.run(), "val")}
+    assert len(val) == 1
+    assert train | val == set(TRAIN)
+    assert not train & val
+
+
+def refuse(recipe: Recipe, bench: Workbench) -> str:
+    with pytest.raises(UserError) as caught:
+        build(recipe, bench.run())
+    assert not (bench.run().data / "manifest.json").exists()
+    return str(caught.value)
+
+
+def test_bad_input_is_one_clear_line(bench: Workbench) -> None:
+    assert "is neither a path nor a name" in refuse(bench.recipe("data.sources=[nowhere]"), bench)
+    assert "data.servers" in refuse(bench.recipe("data.servers=null"), bench)
+    missing = bench.servers / f"{TRAIN[0]}.py"
+    missing.unlink()
+    assert f"the training scenario {TRAIN[0]} has no server" in refuse(bench.recipe(), bench)
+    (bench.root / "splits.json").unlink()
+    assert "has no training split" in refuse(bench.recipe(), bench)
+
+
+def test_nothing_left_to_train_on_says_why(bench: Workbench) -> None:
+    """A source that overlaps with the benchmark entirely."""
+    folder = bench.root / "copies"
+    folder.mkdir()
+    for slug in HELD_OUT:
+        code = (bench.servers / f"{slug}.py").read_text()
+        (folder / f"{slug}.py").write_text(code)
+    line = refuse(bench.recipe(f"data.sources=[{folder}]"), bench)
+    assert "no sample is left to train on (dropped: 2 overlap: slug)" in line
+
+
+def test_a_source_whose_digest_changed_is_refused(bench: Workbench) -> None:
+    catalogue = bench.root / "sources.yaml"
+    entry = {"layout": "servers", "path": str(bench.servers), "licence": "MIT", "digest": "0" * 64}
+    catalogue.write_text(json.dumps({"ours": entry}))
+    line = refuse(bench.recipe(f"data.catalogue={catalogue}", "data.sources=[ours]"), bench)
+    assert "the source has changed" in line
+
+
+def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(built) -> None:
+    bench, finished = built
+    run = bench.run("killed")
+    program = (
+        "import sys; from pathlib import Path; from toolgenesis_sft.config import load_recipe;"
+        "from toolgenesis_sft.corpus.build import build; from toolgenesis_sft.runs import RunFolder;"
+        "build(load_recipe(Path(sys.argv[1]), tuple(sys.argv[3:])), RunFolder(Path(sys.argv[2])))"
+    )
+    recipe = [
+        str(ROOT / "recipes" / "tiny_cpu.yaml"),
+        str(run.root),
+        f"benchmark={bench.benchmark}",
+        f"data.servers={bench.servers}",
+        "data.max_scenarios=null",
+    ]
+    child = subprocess.Popen([sys.executable, "-c", program, *recipe], stderr=subprocess.DEVNULL)
+    memory = run.data / "verified.jsonl"
+    deadline = time.monotonic() + 120
+    while not (memory.exists() and memory.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (run.data / "manifest.json").exists()
+    with memory.open("a") as file:
+        file.write('{"key": "torn')  # what a kill in the middle of an append leaves
+    build(bench.recipe(), run)
+    assert files(run) == files(finished)

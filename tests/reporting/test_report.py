@@ -1,0 +1,396 @@
+"""report.json and the table: the benchmark is the denominator, and nothing drops out."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from toolgenesis_sft.config import Report
+from toolgenesis_sft.errors import Outcome, UserError
+from toolgenesis_sft.records import FigureScore, RunReport
+from toolgenesis_sft.reporting import report
+from toolgenesis_sft.runs import write_json
+
+FAST = Report(bootstrap_resamples=200)
+
+
+def group(summary, model="trained", scenarios="all", strategy="direct"):
+    return next(
+        g
+        for g in summary.groups
+        if (g.model, g.scenarios, g.strategy) == (model, scenarios, strategy)
+    )
+
+
+def test_a_server_that_never_launches_counts_as_zero_in_every_figure(make_world):
+    world = make_world(4)
+    world.scored("server-0")
+    for slug in world.slugs[1:]:
+        world.failed(slug)
+    world.written()
+    found = group(report.report_folder(world.benchmark, world.out, FAST))
+    assert found.figures["launch"].mean_all == 0.25
+    assert found.figures["ut_hard"].mean_all == 0.25
+    assert found.figures["ut_hard"].mean_reached == 1.0
+    assert found.figures["ut_hard"].n == 4
+    assert found.figures["ut_hard"].outcomes == {Outcome.SCORED: 1, Outcome.NOT_REACHED: 3}
+
+
+def test_a_scenario_without_a_prediction_is_listed_missing_and_counts_as_zero(make_world):
+    world = make_world(4)
+    world.scored("server-2")
+    found = group(report.report_run(world.recipe(), world.written()))
+    assert found.missing_slugs == ("server-0", "server-1", "server-3")
+    assert found.figures["launch"].mean_all == 0.25
+    assert found.figures["launch"].outcomes == {Outcome.SCORED: 1, Outcome.NOT_REACHED: 3}
+
+
+def test_what_a_submission_leaves_out_is_a_fault_of_the_model(make_world):
+    world = make_world(4)
+    world.scored("server-2")
+    world.written()
+    found = group(report.report_folder(world.benchmark, world.out, FAST))
+    assert found.figures["launch"].outcomes == {Outcome.SCORED: 1, Outcome.MODEL_FAULT: 3}
+
+
+def test_an_empty_submission_scores_zero_with_all_servers_counted(make_world):
+    world = make_world(5)
+    world.written()
+    summary = report.report_folder(world.benchmark, world.out, FAST)
+    (found,) = summary.groups
+    for figure in ("compliance", "launch", "schema_f1", "ut_soft", "ut_hard"):
+        assert found.figures[figure].mean_all == 0.0
+        assert found.figures[figure].outcomes == {Outcome.MODEL_FAULT: 5}
+    assert len(found.missing_slugs) == 5
+
+
+def test_a_harness_fault_blocks_the_headline_and_is_listed(make_world):
+    world = make_world(3)
+    world.scored("server-0")
+    world.scored("server-1")
+    world.unscored("server-2")
+    summary = report.report_run(world.recipe(), world.written())
+    assert summary.headline_blocked
+    assert summary.harness_faults == (
+        "trained/direct server-2 sample 0: judge_down: connection refused",
+    )
+    figure = group(summary).figures["launch"]
+    assert figure.mean_all is None
+    assert figure.ci95 is None
+    assert figure.mean_reached == 1.0
+    assert "No headline" in report.table(summary)
+    assert "blocked" in report.table(summary)
+
+
+def test_a_prediction_that_was_not_scored_yet_blocks_the_headline(make_world):
+    world = make_world(2)
+    world.scored("server-0")
+    world.scored("server-1")
+    world.scores.pop()
+    summary = report.report_run(world.recipe(), world.written())
+    assert summary.harness_faults == ("trained/direct server-1 sample 0: not_scored",)
+
+
+def test_the_training_rows_of_the_trained_model_are_called_memorisation(make_world):
+    world = make_world(6, num_train=4)
+    world.trained_on(["server-0", "server-1"])
+    for slug in ("server-0", "server-1", "server-4", "server-5"):
+        world.scored(slug)
+        world.failed(slug, model="before_training")
+    recipe = world.recipe(generate={"scenarios": "train_and_held_out"})
+    summary = report.report_run(recipe, world.written())
+    assert group(summary, scenarios="train").memorisation
+    assert not group(summary, scenarios="held_out").memorisation
+    assert not group(summary, "before_training", "train").memorisation
+    assert "memorisation" in report.table(summary)
+    assert [g.num_servers for g in summary.groups if g.model == "trained"] == [2, 2, 4]
+
+
+def test_what_the_model_was_not_trained_on_is_no_training_scenario(make_world):
+    world = make_world(6, num_train=4)
+    world.trained_on(["server-0"])
+    world.scored("server-0")
+    summary = report.report_run(world.recipe(), world.written())
+    assert group(summary, scenarios="train").num_servers == 1
+    assert group(summary, scenarios="held_out").num_servers == 2
+    assert group(summary, scenarios="all").num_servers == 6
+
+
+def test_samples_are_averaged_within_their_server_first(make_world):
+    world = make_world(2)
+    for sample, value in enumerate([1.0, 1.0, 0.0, 0.0]):
+        figures = {"launch": FigureScore(value=value, outcome=Outcome.SCORED)}
+        world.add("server-0", "trained", figures, sample=sample)
+        zero = {"launch": FigureScore(value=0.0, outcome=Outcome.MODEL_FAULT, reason="spawn")}
+        world.add("server-1", "trained", zero, sample=sample)
+    recipe = world.recipe(generate={"num_samples": 4}, score={"layers": ["L1"]})
+    for index, score in enumerate(world.scores):
+        compliance = {"compliance": FigureScore(value=1.0, outcome=Outcome.SCORED)}
+        world.scores[index] = score.model_copy(update={"figures": score.figures | compliance})
+    summary = report.report_run(recipe, world.written())
+    assert group(summary).figures["launch"].mean_all == 0.25
+    assert group(summary).figures["launch"].n == 2
+    (row,) = (r for r in summary.extra["passes_at_k"] if r["figure"] == "launch")
+    assert row["pass_at_k"]["4"] == 0.5
+    assert row["pass_at_k"]["1"] == 0.25
+    assert row["pass_hat_k"]["4"] == 0.0
+
+
+def test_a_missing_sample_counts_as_zero(make_world):
+    world = make_world(1)
+    world.scored("server-0")
+    summary = report.report_run(world.recipe(generate={"num_samples": 2}), world.written())
+    assert group(summary).figures["launch"].mean_all == 0.5
+
+
+def test_a_figure_that_the_benchmark_has_no_data_for_is_not_in_the_table(make_world):
+    world = make_world(2)
+    for slug in world.slugs:
+        world.scored(slug)
+    summary = report.report_run(world.recipe(), world.written())
+    assert "task_utility" not in group(summary).figures
+    assert summary.extra["not_applicable"] == {"task_utility": 2}
+
+
+def test_servers_without_data_for_a_figure_are_not_in_its_n_whether_they_launch_or_not(make_world):
+    world = make_world(3)
+    task = {
+        "prompt": "Add.",
+        "plan": [{"tool": "add", "arguments": {"a": 1}}],
+        "outcome": [{"call": 0, "equals": 2}],
+    }
+    write_json(world.root / "tasks.json", {"server-0": [task]})
+    world.scored("server-0", task_utility=0.5)
+    world.scored("server-1")
+    world.failed("server-2")
+    figure = group(report.report_run(world.recipe(), world.written())).figures["task_utility"]
+    assert (figure.n, figure.mean_all) == (1, 0.5)
+
+
+def test_report_json_is_the_report_and_the_same_scores_give_the_same_bytes(make_world):
+    world = make_world(4)
+    for slug in world.slugs:
+        world.scored(slug, ut_soft=0.3)
+    run = world.written()
+    first = report.report_run(world.recipe(), run)
+    text, html = run.report_json.read_bytes(), run.report_html.read_bytes()
+    assert RunReport.model_validate_json(text) == first
+    report.report_run(world.recipe(), run)
+    assert run.report_json.read_bytes() == text
+    assert run.report_html.read_bytes() == html
+
+
+def test_a_summary_writes_nothing(make_world):
+    world = make_world(2)
+    world.scored("server-0")
+    run = world.written()
+    before = sorted(path.name for path in run.root.iterdir())
+    summary = report.summarise_run(world.recipe(), run)
+    assert sorted(path.name for path in run.root.iterdir()) == before
+    assert group(summary).figures["launch"].mean_all == 0.5
+
+
+def test_before_and_after_training_stand_side_by_side_paired_by_server(make_world):
+    world = make_world(6, num_train=3)
+    world.trained_on(world.slugs[:3])
+    for slug in world.slugs:
+        world.failed(slug, model="before_training")
+        world.scored(slug)
+    summary = report.report_run(world.recipe(), world.written())
+    train, held_out = summary.extra["before_and_after"]
+    assert train["memorisation"]
+    assert not held_out["memorisation"]
+    launch = next(d for d in held_out["differences"] if d["figure"] == "launch")
+    assert (launch["difference"], launch["wins"], launch["losses"]) == (1.0, 3, 0)
+
+
+def test_a_model_that_should_have_been_asked_before_training_and_was_not_is_missing(make_world):
+    world = make_world(2)
+    for slug in world.slugs:
+        world.scored(slug)
+    recipe = world.recipe(generate={"compare_before_training": True})
+    summary = report.report_run(recipe, world.written())
+    assert len(group(summary, "before_training").missing_slugs) == 2
+
+
+def test_the_funnel_loses_each_server_once_where_it_first_fails(make_world):
+    world = make_world(4)
+    world.scored("server-0")
+    world.scored("server-1", schema_f1=0.2, ut_hard=0.0)
+    world.failed("server-2", reason="import_error: no module named requests")
+    world.failed("server-3", reason="syntax_error")
+    summary = report.report_run(world.recipe(), world.written())
+    (funnel,) = summary.extra["funnels"]
+    lost = {step["gate"]: step["failed_here"] for step in funnel["steps"]}
+    assert lost == {
+        "program": 1,
+        "launch": 1,
+        "compliance": 0,
+        "schema_f1": 1,
+        "ut_hard": 0,
+        "capability_boundary": 0,
+    }
+    assert funnel["steps"][-1]["passed"] == 1
+
+
+def test_faults_are_counted_by_kind_with_examples(make_world):
+    world = make_world(3)
+    world.failed("server-0", reason="import_error: no module named a")
+    world.failed("server-1", reason="import_error: no module named b")
+    tests = [{"tool": "add", "score": 0.0, "fault": "no_tool"}, {"tool": "add", "score": 0.4}]
+    figures = {
+        n: FigureScore(value=1.0, outcome=Outcome.SCORED)
+        for n in ("compliance", "launch", "schema_f1", "ut_soft", "ut_hard", "capability_boundary")
+    }
+    world.add("server-2", "trained", figures, evidence={"unit_tests": tests})
+    summary = report.report_run(world.recipe(), world.written())
+    counts = {(f["where"], f["kind"]): f["count"] for f in summary.extra["faults"]}
+    assert counts == {
+        ("launch", "import_error"): 2,
+        ("unit test", "no_tool"): 1,
+        ("unit test", "different_answer"): 1,
+    }
+
+
+def test_confidence_is_held_against_the_outcome(make_world):
+    world = make_world(4)
+    for slug, value, logprob in zip(
+        world.slugs, [0.0, 0.2, 0.8, 1.0], [-4, -3, -2, -1], strict=True
+    ):
+        figures = {
+            "compliance": FigureScore(value=value, outcome=Outcome.SCORED),
+            "launch": FigureScore(value=value, outcome=Outcome.SCORED),
+        }
+        world.add(slug, "trained", figures, logprob=float(logprob))
+    summary = report.report_run(world.recipe(score={"layers": ["L1"]}), world.written())
+    row = next(r for r in summary.extra["alignments"] if r["figure"] == "launch")
+    assert (row["auroc"], row["spearman"], row["num_passed"]) == (1.0, 1.0, 2)
+
+
+def test_the_oracle_gap_is_what_the_gold_schema_would_add(make_world):
+    world = make_world(3)
+    for slug in world.slugs:
+        for strategy, value in (("direct_two_calls", 0.25), ("oracle", 0.75)):
+            figures = {
+                "compliance": FigureScore(value=1.0, outcome=Outcome.SCORED),
+                "launch": FigureScore(value=value, outcome=Outcome.SCORED),
+            }
+            world.add(slug, "trained", figures, strategy=strategy)
+    recipe = world.recipe(
+        score={"layers": ["L1"]}, generate={"strategies": ["direct_two_calls", "oracle"]}
+    )
+    summary = report.report_run(recipe, world.written())
+    (gap,) = summary.extra["strategy_gaps"]
+    assert (gap["a"], gap["b"]) == ("trained/direct_two_calls", "trained/oracle")
+    assert next(d for d in gap["differences"] if d["figure"] == "launch")["difference"] == 0.5
+
+
+def test_side_figures_count_servers_that_were_not_reached_as_zero(make_world):
+    world = make_world(2)
+    figures = dict.fromkeys(
+        ("compliance", "launch", "schema_f1", "ut_soft", "ut_hard", "capability_boundary"),
+        FigureScore(value=1.0, outcome=Outcome.SCORED),
+    )
+    world.add("server-0", "trained", figures, details={"tool_f1": 0.5})
+    world.failed("server-1")
+    summary = report.report_run(world.recipe(), world.written())
+    row = next(r for r in summary.extra["side_figures"] if r["name"] == "tool_f1")
+    assert (row["mean_all"], row["mean_reached"], row["num_reached"]) == (0.25, 0.5, 1)
+
+
+def test_published_rows_are_named_as_published_and_not_as_ours(make_world):
+    world = make_world(2)
+    world.scored("server-0")
+    text = report.table(report.report_run(world.recipe(), world.written()))
+    ours, published = text.split("Published, not measured here", 1)
+    assert "Qwen3-8B-SFT" not in ours
+    assert "Qwen3-8B-SFT, direct" in published
+    assert "0.047" in published
+
+
+def test_the_table_fits_a_terminal_of_80_columns(make_world, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    world = make_world(2)
+    world.scored("server-0", model="a-model/with-a-very-long-name-that-goes-on-and-on")
+    summary = report.report_run(world.recipe(), world.written())
+    assert max(len(line) for line in report.table(summary).splitlines()) <= 80
+
+
+def test_a_model_name_cannot_steer_the_terminal(make_world):
+    world = make_world(1)
+    world.scored("server-0", model="evil\x1b[2J")
+    world.written()
+    assert "\x1b" not in report.table(report.report_folder(world.benchmark, world.out, FAST))
+
+
+def test_the_published_curve_stands_beside_ours_only_for_the_published_start(make_world):
+    world = make_world(1)
+    world.scored("server-0")
+    run = world.written()
+    lines = [{"step": step, "loss": 1 / step} for step in (1, 2, 3, 2)]
+    lines[-1]["loss"] = 9.0
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "lo')
+    ours = report.report_run(world.recipe(), run).extra["loss"]
+    assert ours["train"] == [[1, 1.0], [2, 9.0], [3, pytest.approx(1 / 3)]]
+    assert ours["published"] is None
+    recipe = world.recipe()
+    card = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"name_or_path": "Qwen/Qwen3-8B"})}
+    )
+    published = report.report_run(card, run).extra["loss"]["published"]
+    assert published["points"][0] == [1, 0.763]
+
+
+def test_scores_of_scenarios_that_were_not_asked_for_are_left_out_and_named(make_world):
+    world = make_world(3, num_train=1)
+    world.trained_on(["server-0"])
+    for slug in world.slugs:
+        world.scored(slug)
+    summary = report.report_run(world.recipe(generate={"scenarios": "held_out"}), world.written())
+    assert group(summary).num_servers == 2
+    assert any("server-0" in note for note in summary.extra["notes"])
+
+
+@pytest.mark.parametrize(("missing", "stage"), [("predictions", "generate"), ("scores", "score")])
+def test_a_report_before_its_stages_says_which_one_to_run(make_world, missing, stage):
+    world = make_world(1)
+    world.scored("server-0")
+    run = world.written()
+    getattr(run, missing).unlink()
+    with pytest.raises(UserError, match=f"toolgenesis-sft {stage}"):
+        report.report_run(world.recipe(), run)
+
+
+def test_a_folder_scored_on_another_benchmark_is_refused(make_world):
+    world = make_world(1)
+    world.scored("server-0")
+    world.written()
+    write_json(world.out / "score.json", {"benchmark_digest": "other", "benchmark": "v2.json"})
+    with pytest.raises(UserError, match=r"v2\.json"):
+        report.report_folder(world.benchmark, world.out, FAST)
+
+
+def test_a_folder_that_was_not_scored_to_the_end_is_refused(make_world):
+    world = make_world(1)
+    world.scored("server-0")
+    world.written()
+    write_json(world.out / "score.json", {"profile": "strict"})
+    with pytest.raises(UserError, match="it continues"):
+        report.report_folder(world.benchmark, world.out, FAST)
+
+
+def test_broken_published_scores_name_the_row(make_world, tmp_path):
+    world = make_world(1)
+    world.scored("server-0")
+    path = tmp_path / "rows.yaml"
+    path.write_text("rows: [{model: x, strategy: direct}]")
+    recipe = world.recipe(report={"published_scores": str(path)})
+    with pytest.raises(UserError, match=r"rows\.yaml"):
+        report.report_run(recipe, world.written())
+
+
+def test_reporting_imports_no_torch():
+    code = "import sys, toolgenesis_sft.reporting.report, toolgenesis_sft.reporting.compare;"
+    code += "sys.exit('torch' in sys.modules or 'mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

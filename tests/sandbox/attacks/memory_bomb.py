@@ -1,0 +1,34 @@
+# ruff: noqa
+"""Takes memory without end: alone, or in several processes."""
+
+import os
+import time
+
+from mcp.server.fastmcp import FastMCP
+
+mcp = FastMCP("memory_bomb")
+
+
+def fill() -> list[bytearray]:
+    taken = []
+    while True:
+        taken.append(bytearray(b"x" * (8 << 20)))
+
+
+@mcp.tool()
+def alone() -> int:
+    """Attack."""
+    return len(fill())
+
+
+@mcp.tool()
+def together() -> int:
+    """Attack with ten processes, each below the limit of one."""
+    for _ in range(10):
+        if os.fork() == 0:
+            kept = bytearray(b"x" * (150 << 20))
+            time.sleep(60)
+            os._exit(len(kept) & 1)
+    kept = bytearray(b"x" * (150 << 20))
+    time.sleep(60)
+    return len(kept)

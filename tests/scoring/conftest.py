@@ -1,0 +1,42 @@
+"""A benchmark of a few servers of data/mini, and one warm sandbox for a test file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from toolgenesis_sft.config import server_python
+from toolgenesis_sft.sandbox.session import Sandbox
+
+MINI = Path(__file__).resolve().parent.parent.parent / "data" / "mini"
+MakeBenchmark = Callable[..., Path]
+
+
+@pytest.fixture
+def make_benchmark(tmp_path: Path) -> MakeBenchmark:
+    """make(*slugs) writes a benchmark of those servers, with their tasks, and gives its path."""
+
+    def make(*slugs: str) -> Path:
+        folder = tmp_path / "benchmark"
+        folder.mkdir()
+        items = json.loads((MINI / "benchmark.json").read_bytes())
+        chosen = [item for item in items if item["server_slug"] in slugs]
+        tasks = json.loads((MINI / "tasks.json").read_bytes())
+        (folder / "benchmark.json").write_text(json.dumps(chosen))
+        (folder / "tasks.json").write_text(json.dumps({slug: tasks[slug] for slug in slugs}))
+        return folder / "benchmark.json"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(server_python(None)) as box:
+        yield box
+
+
+def reference(slug: str) -> str:
+    return (MINI / "servers" / f"{slug}.py").read_text(encoding="utf-8")

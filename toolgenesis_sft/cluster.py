@@ -1,0 +1,243 @@
+"""`toolgenesis-sft submit`: a recipe's stages as dependent Slurm jobs.
+
+The scripts are templates in launch/slurm; a job's size comes from the recipe, its place from a
+cluster file (launch/cluster.example.yaml). `--print` shows the scripts and needs no Slurm.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from pydantic import Field
+
+from toolgenesis_sft.config import Recipe, Section, check_keys, checked, read_yaml, resolve_path
+from toolgenesis_sft.errors import EXIT_REQUEUE, UserError
+from toolgenesis_sft.runs import RunFolder, write_text
+
+TEMPLATES = "launch/slurm"
+EXAMPLE = "launch/cluster.example.yaml"
+
+
+class Times(Section):
+    """Slurm's spelling: minutes, or [days-]hours:minutes:seconds."""
+
+    train: str = Field("12:00:00", description="one attempt; a longer training is requeued")
+    generate: str = Field("04:00:00", description="export and generation")
+    score: str = Field("04:00:00", description="scoring")
+    report: str = Field("00:30:00", description="the report")
+
+
+class Cluster(Section):
+    """What a recipe does not know: where its jobs run."""
+
+    partition: str | None = Field(None, description="partition of the jobs with GPUs")
+    cpu_partition: str | None = Field(
+        None, description="partition of scoring and reporting; default: partition"
+    )
+    account: str | None = Field(None, description="account that is charged")
+    ranks_per_node: int = Field(8, ge=1, description="most ranks, and GPUs, of one node")
+    gpus: bool = Field(True, description="whether each rank has a GPU of its own")
+    cpus_per_rank: int = Field(8, ge=1, description="CPU cores beside each rank")
+    score_cpus: int = Field(16, ge=1, description="CPU cores, and servers scored at once")
+    time: Times = Times()
+    setup: tuple[str, ...] = Field(
+        (), description="shell lines that each job begins with, such as module load"
+    )
+    container: str | None = Field(
+        None, description="command that runs another in a container, such as apptainer exec IMAGE"
+    )
+    scratch: str | None = Field(
+        None, description="node-local folder for temporary files; default: the system's"
+    )
+    network_interface: str | None = Field(
+        None, description="interface between nodes; default: NCCL and gloo choose"
+    )
+    min_free_gib: float = Field(
+        250, ge=0, description="disk that the run folder must have free; a full checkpoint is 115"
+    )
+    sbatch: tuple[str, ...] = Field((), description="further options of sbatch, --name=value")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One Slurm job: a template and the size that fills it.
+
+    verbs: stages of the command line that it runs, in order, with overrides of their own.
+    gpus, cpus: of each node.
+    """
+
+    name: str
+    template: str
+    verbs: tuple[str, ...]
+    partition: str | None
+    time: str
+    nodes: int
+    gpus: int
+    cpus: int
+    overrides: tuple[str, ...] = ()
+
+
+def submit(
+    recipe: Recipe,
+    recipe_path: Path,
+    overrides: tuple[str, ...],
+    run: RunFolder,
+    cluster_path: Path,
+    print_only: bool,
+) -> int:
+    """Render the chain; print it, or hand it to sbatch, each job after the one before it.
+
+    Prints `name job-id` lines on stdout. Raises UserError for a cluster file that does not fit
+    the recipe, for data that is not built, and where sbatch refuses (then nothing is submitted).
+    """
+    cluster = load_cluster(cluster_path)
+    chain = jobs(recipe, cluster)
+    resolved = resolve_path(str(recipe_path)).absolute()
+    scripts = {job.name: render(job, cluster, resolved, overrides, run) for job in chain}
+    if print_only:
+        print("\n".join(scripts.values()), end="")
+        return 0
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "submit", "sbatch", "is not on the PATH", "go to a login node, or add --print"
+        )
+    if not (run.data / "manifest.json").exists():
+        raise UserError(
+            "--run",
+            str(run.root),
+            "has no training set yet",
+            f"toolgenesis-sft build {recipe_path}",
+        )
+    folder = run.root / "logs" / "slurm"
+    for name, script in scripts.items():
+        write_text(folder / f"{name}.sh", script)
+    for name, job_id in hand_in([folder / f"{name}.sh" for name in scripts]):
+        print(name, job_id)
+    print(f"submit: logs will be in {run.root / 'logs'}", file=sys.stderr)
+    return 0
+
+
+def load_cluster(path: Path) -> Cluster:
+    if not path.exists():
+        raise UserError(
+            "--cluster", str(path), "is not there", f"copy {EXAMPLE} to cluster.yaml and edit it"
+        )
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise UserError("--cluster", str(path), "must be a YAML mapping", f"start from {EXAMPLE}")
+    check_keys(path.name, tree, Cluster)
+    return checked(Cluster, tree, f"{path.name}: ")
+
+
+def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
+    """train -> export and generate -> score -> report, with what each asks of a node."""
+    ranks = recipe.train.num_processes
+    ranks_here = min(ranks, cluster.ranks_per_node)
+    if ranks % ranks_here:
+        raise UserError(
+            "train.num_processes",
+            ranks,
+            f"must fill whole nodes of {ranks_here} ranks",
+            f"give a multiple of {ranks_here}, or set ranks_per_node in the cluster file",
+        )
+    serves_here = recipe.generate.engine != "endpoint"
+    serving_gpus = recipe.generate.tensor_parallel if cluster.gpus and serves_here else 0
+    cpu_partition = cluster.cpu_partition or cluster.partition
+    time = cluster.time
+    return (
+        Job(
+            name="train",
+            template="train.sh.j2",
+            verbs=("train",),
+            partition=cluster.partition,
+            time=time.train,
+            nodes=ranks // ranks_here,
+            gpus=ranks_here if cluster.gpus else 0,
+            cpus=ranks_here * cluster.cpus_per_rank,
+        ),
+        Job(
+            name="generate",
+            template="stages.sh.j2",
+            verbs=("export", "generate"),
+            partition=cluster.partition,
+            time=time.generate,
+            nodes=1,
+            gpus=serving_gpus,
+            cpus=max(1, serving_gpus) * cluster.cpus_per_rank,
+        ),
+        Job(
+            name="score",
+            template="stages.sh.j2",
+            verbs=("score",),
+            partition=cpu_partition,
+            time=time.score,
+            nodes=1,
+            gpus=0,
+            cpus=cluster.score_cpus,
+            overrides=(f"score.workers={cluster.score_cpus}",),
+        ),
+        Job(
+            name="report",
+            template="stages.sh.j2",
+            verbs=("report",),
+            partition=cpu_partition,
+            time=time.report,
+            nodes=1,
+            gpus=0,
+            cpus=1,
+        ),
+    )
+
+
+def render(
+    job: Job, cluster: Cluster, recipe_path: Path, overrides: tuple[str, ...], run: RunFolder
+) -> str:
+    """The job's script. All that comes from a person is quoted, but for `setup`, which is shell."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resolve_path(TEMPLATES)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["sh"] = lambda value: shlex.quote(str(value))
+    root = run.root.absolute()
+    arguments = [str(recipe_path), *overrides, *job.overrides, "--run", root.name]
+    return environment.get_template(job.template).render(
+        job=job,
+        cluster=cluster,
+        run_name=root.name,
+        run=root,
+        folder=Path.cwd(),
+        python="python" if cluster.container else sys.executable,
+        arguments=shlex.join(arguments),
+        ranks_per_node=job.gpus or job.cpus // cluster.cpus_per_rank,
+        exit_requeue=EXIT_REQUEUE,
+    )
+
+
+def hand_in(scripts: list[Path]) -> list[tuple[str, str]]:
+    """Submit a chain of scripts. Yields (stage, job id); if one is refused, none stays."""
+    submitted: list[tuple[str, str]] = []
+    for script in scripts:
+        command = ["sbatch", "--parsable"]
+        if submitted:
+            command += [f"--dependency=afterok:{submitted[-1][1]}", "--kill-on-invalid-dep=yes"]
+        done = subprocess.run([*command, str(script)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            for _, job_id in submitted:
+                subprocess.run(["scancel", job_id], check=False)
+            raise UserError(
+                "submit",
+                script.name,
+                f"sbatch refused it ({done.stderr.strip()})",
+                "mend the cluster file; nothing was submitted",
+            )
+        submitted.append((script.stem, done.stdout.strip().split(";")[0]))
+    return submitted

@@ -1,0 +1,102 @@
+"""Rows of trajectories -> chat samples with what the searches need, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from toolgenesis_sft.corpus.drops import Unfit
+from toolgenesis_sft.corpus.filters import check_text
+from toolgenesis_sft.corpus.overlap import HeldOut, sample_traces
+from toolgenesis_sft.corpus.shingles import signature, text_shingles
+from toolgenesis_sft.corpus.sources import Row, Source, decoded
+from toolgenesis_sft.corpus.trajectories import convert
+from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.records import ChatSample, Message
+from toolgenesis_sft.training import chat
+
+
+@dataclass
+class Examined:
+    """What a chunk gave. lines, ids, digests and signatures belong together, sample by sample.
+
+    digests: of the conversation without its id. drops: (reason, what, detail). overlaps: (sample
+    id, held-out slug, what is shared) of samples that were kept.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
+    signatures: list[NDArray[np.uint32]] = field(default_factory=list)
+    drops: list[tuple[str, str, str]] = field(default_factory=list)
+    overlaps: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Converts and judges one chunk of a source. exclude: drop what overlaps with the benchmark."""
+
+    source: Source
+    held_out: HeldOut
+    exclude: bool
+
+    def __call__(self, chunk: Sequence[Row]) -> Examined:
+        result = Examined()
+        for where, row in chunk:
+            what = f"{self.source.name}: {where}"
+            try:
+                self._examine(where, row, result)
+            except Unfit as unfit:
+                result.drops.append((unfit.reason, what, unfit.detail))
+            except UserError as error:
+                result.drops.append(("wrong role order or empty answer", what, error.rule))
+        return result
+
+    def _examine(self, where: str, row: bytes | dict[str, object], result: Examined) -> None:
+        layout = self.source.entry.layout
+        assert layout != "benchmark"
+        assert layout != "servers"
+        assert layout != "pairs"
+        conversation = convert(decoded(row), layout)
+        sample = ChatSample(
+            id=f"{self.source.name}/{where.rpartition(' ')[2]}",
+            messages=conversation.messages,
+            tools=conversation.tools,
+            kind="trajectory",
+            source=self.source.name,
+            licence=self.source.entry.licence,
+        )
+        chat.check(sample)
+        spoken = spoken_text(sample.messages)
+        check_text(spoken)
+        hashes = text_shingles(spoken)
+        overlap = self.held_out.overlap(sample_traces(sample, hashes))
+        if overlap and self.exclude:
+            raise Unfit(f"overlap: {overlap.sign}", overlap.line())
+        if overlap:
+            result.overlaps.append((sample.id, overlap.slug, overlap.line()))
+        result.lines.append(sample.to_line())
+        result.ids.append(sample.id)
+        result.digests.append(conversation_digest(sample))
+        result.signatures.append(signature(hashes))
+
+
+def spoken_text(messages: Sequence[Message]) -> str:
+    """All that was said and called; a system message is often the same for a whole data set."""
+    parts = []
+    for message in messages:
+        if message.role != "system":
+            parts.append(message.content)
+            parts += [call.model_dump_json() for call in message.tool_calls]
+    return "\n".join(parts)
+
+
+def conversation_digest(sample: ChatSample) -> int:
+    """64 bits of what is trained on: messages and tools, whatever the id and the source."""
+    text = "".join(message.model_dump_json() for message in sample.messages)
+    text += "".join(tool.model_dump_json() for tool in sample.tools)
+    return int(xxhash.xxh3_64_intdigest(text.encode()))

@@ -1,0 +1,116 @@
+"""From candidates to servers worth teaching: rules, overlap, a run in the sandbox, duplicates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolgenesis_sft.config import Recipe
+from toolgenesis_sft.corpus.drops import Drops, Unfit
+from toolgenesis_sft.corpus.filters import check_server, check_text
+from toolgenesis_sft.corpus.overlap import HeldOut, Overlap, Traces
+from toolgenesis_sft.corpus.pairs import Pair
+from toolgenesis_sft.corpus.scenario import describe
+from toolgenesis_sft.corpus.shingles import (
+    code_shingles,
+    near_duplicates,
+    signature,
+    text_shingles,
+)
+from toolgenesis_sft.corpus.verify import Thresholds, Verification, Verifier
+from toolgenesis_sft.records import ToolSchema
+
+
+@dataclass(frozen=True)
+class Server:
+    """A pair whose server was run and holds what it claims; `tools` are the live ones."""
+
+    pair: Pair
+    tools: tuple[ToolSchema, ...]
+
+
+def servers_of(
+    recipe: Recipe,
+    pairs: Sequence[Pair],
+    held_out: HeldOut,
+    verifier: Verifier,
+    drops: Drops,
+    overlaps: list[tuple[str, str, str]],
+    thresholds: Callable[[Pair], Thresholds] = lambda pair: Thresholds(),
+) -> list[Server]:
+    """The pairs worth teaching, in their order; the others are counted in `drops`.
+
+    What is cheap comes first, so that nothing is run that would be refused anyway.
+    """
+    exclude = recipe.data.overlap == "exclude"
+
+    def judge(pair: Pair, tools: tuple[ToolSchema, ...] = ()) -> None:
+        check_server(pair.code, tools)
+        check_text(pair.prompt or "")
+        overlap = _overlap(held_out, pair, tools)
+        if overlap and exclude:
+            raise Unfit(f"overlap: {overlap.sign}", overlap.line())
+        if overlap and tools:
+            overlaps.append((pair.id, overlap.slug, overlap.line()))
+
+    candidates: list[Pair] = []
+    seen: set[str] = set()
+    for pair in pairs:
+        try:
+            judge(pair)
+            if pair.code in seen:
+                raise Unfit("exact duplicate", "the same program, to the letter")
+        except Unfit as unfit:
+            drops.add(unfit.reason, pair.id, unfit.detail)
+            continue
+        seen.add(pair.code)
+        candidates.append(pair)
+    verdicts = list(verifier.verify(candidates, recipe.score.workers, thresholds))
+    servers: list[Server] = []
+    for pair, verdict in zip(candidates, verdicts, strict=True):
+        try:
+            servers.append(_server(pair, verdict))
+            judge(servers[-1].pair, verdict.tools)
+        except Unfit as unfit:
+            servers = [server for server in servers if server.pair.id != pair.id]
+            drops.add(unfit.reason, pair.id, unfit.detail)
+    return _distinct(servers, drops)
+
+
+def _server(pair: Pair, verdict: Verification) -> Server:
+    if verdict.reason:
+        raise Unfit(verdict.reason, verdict.detail)
+    if pair.prompt is None:
+        pair = dataclasses.replace(pair, prompt=describe(pair.slug, pair.code, verdict.tools))
+    return Server(pair, verdict.tools)
+
+
+def _overlap(held_out: HeldOut, pair: Pair, tools: Sequence[ToolSchema]) -> Overlap | None:
+    return held_out.overlap(
+        Traces(
+            slug=pair.slug,
+            prompt=text_shingles(pair.prompt or ""),
+            code=code_shingles(pair.code),
+            tool_names=frozenset(tool.name for tool in tools),
+        )
+    )
+
+
+def _distinct(servers: list[Server], drops: Drops) -> list[Server]:
+    """Without near duplicates of earlier ones: programs that differ in names, layout and little
+    else."""
+    if not servers:
+        return []
+    signatures = np.stack([signature(code_shingles(server.pair.code)) for server in servers])
+    originals, similarity = near_duplicates(signatures)
+    kept = []
+    for number, server in enumerate(servers):
+        if originals[number] < 0:
+            kept.append(server)
+        else:
+            original = servers[originals[number]].pair.id
+            drops.add("near duplicate", server.pair.id, f"{similarity[number]:.0%} {original}")
+    return kept
