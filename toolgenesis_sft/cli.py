@@ -231,7 +231,7 @@ STAGES: dict[str, Callable[[argparse.Namespace, Recipe, RunFolder], int]] = {
 
 def on_bare_folders(options: argparse.Namespace) -> int:
     """`score` and `report` for people who only want the scorer: no recipe, no run folder."""
-    from toolgenesis_sft.config import Report, Score
+    from toolgenesis_sft.config import Report, Score, resolve_path
     from toolgenesis_sft.reporting import report as stage
 
     for name in ("benchmark", "predictions", "out"):
@@ -244,7 +244,7 @@ def on_bare_folders(options: argparse.Namespace) -> int:
                 "is needed where no recipe is given",
                 f"toolgenesis-sft {options.verb} --benchmark FILE --predictions DIR --out DIR",
             )
-    benchmark, out = Path(options.benchmark), Path(options.out)
+    benchmark, out = resolve_path(options.benchmark), Path(options.out)
     if options.verb == "score":
         from toolgenesis_sft.config import checked
         from toolgenesis_sft.scoring.score import ScoreJob, score_predictions

@@ -96,7 +96,7 @@ def submit(
     Prints `name job-id` lines on stdout. Raises UserError for a cluster file that does not fit
     the recipe, for data that is not built, and where sbatch refuses (then nothing is submitted).
     """
-    cluster = load_cluster(cluster_path)
+    cluster = load_cluster(resolve_path(str(cluster_path)))
     chain = jobs(recipe, cluster)
     resolved = resolve_path(str(recipe_path)).absolute()
     scripts = {job.name: render(job, cluster, resolved, overrides, run) for job in chain}

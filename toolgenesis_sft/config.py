@@ -84,6 +84,7 @@ class Teacher(Section):
     temperature: float = Field(0.8, ge=0, description="0 gives one answer over and over")
     max_tokens: int = Field(8192, ge=1, description="new tokens of one completion")
     seed: int = Field(0, ge=0, description="candidate i is asked for with seed + i")
+    licence: str = Field("not stated", description="terms that the teacher's answers are under")
 
 
 class Data(Section):
@@ -364,7 +365,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
         )
     if "base" not in tree:
         return tree
-    base = read_yaml(path.with_name(str(tree.pop("base"))))
+    base = read_yaml(path.parent / str(tree.pop("base")))
     if not isinstance(base, dict) or "base" in base:
         raise UserError(
             "base", str(path), "must name a whole recipe", "name one that has no base itself"
@@ -376,8 +377,9 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        both = isinstance(value, dict) and isinstance(below, dict)
-        merged[key] = _merged(below, value) if both else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merged(below, value)
+        merged[key] = value
     return merged
 
 
@@ -432,7 +434,11 @@ def _differing(old: dict[str, Any], new: Section, prefix: str) -> Iterator[str]:
         if is_execution(info):
             continue
         value = getattr(new, name)
-        stored = old.get(name)
+        if name not in old:  # a field that came later: the run was made with its default
+            if value != info.get_default(call_default_factory=True):
+                yield f"{prefix}{name}"
+            continue
+        stored = old[name]
         if isinstance(value, Section) and isinstance(stored, dict):
             yield from _differing(stored, value, f"{prefix}{name}.")
         elif stored != fresh[name]:

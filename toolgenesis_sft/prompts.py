@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from toolgenesis_sft.records import Json, Message, Scenario, ServerPrediction, ToolSchema
 
@@ -52,11 +53,19 @@ AGENT_REPORT = (
     " calls in a ```json block if they change."
 )
 
-THINK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-FENCE = re.compile(
-    r"^[ \t]*```[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
-)
+THINK_END = "</think>"
+LEADING_THINK = re.compile(r"\s*<think>")
+ORPHAN_THINK_END = re.compile(r"^[ \t]*</think>[ \t]*$", re.MULTILINE)
+FENCE_OPEN = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^`]*")
+PROSE = re.compile(r"[A-Z*#>-][^=()\[\]{}@]*")
 PYTHON_FENCES = ("python", "py", "python3", "")
+JSON_FENCES = ("json", "jsonc", "json5", "")
+MAX_COMPLETION_CHARS = 4 << 20  # about a million tokens
+MAX_CODE_CHARS = 1 << 20  # a syntax tree takes some hundred times its source; no server is so long
+MAX_BLOCKS = 200  # fenced blocks of one answer
+MAX_FENCE_ENDS = 8  # later closing fences that a block which holds fences itself may end at
+MAX_CLOSING_PARAGRAPHS = 20
+MAX_JSON_STARTS = 100  # places in prose where a JSON value is looked for
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,24 @@ def agent_report(report: str) -> Message:
     return Message(role="user", content=AGENT_REPORT.format(report=report))
 
 
+def agent_answer(code: str, calls: Sequence[TrialCall] = ()) -> Message:
+    """The coder agent's side of a training sample; without calls, those of before still count."""
+    blocks = [f"```python\n{code.strip()}\n```\n"]
+    if calls:
+        listed = [
+            {
+                "tool": call.tool,
+                "arguments": call.arguments,
+                "expects_error": call.expects_error,
+                "contains": call.contains or None,
+            }
+            for call in calls
+        ]
+        lines = ",\n".join(json.dumps(call, ensure_ascii=False) for call in listed)
+        blocks.append(f"```json\n[\n{lines}\n]\n```\n")
+    return Message(role="assistant", content="\n".join(blocks))
+
+
 def schema_text(tools: Sequence[ToolSchema]) -> str:
     """Tools as the schema prompts ask for them."""
     listed = [
@@ -139,26 +166,94 @@ def parse_prediction(prediction: ServerPrediction) -> ParsedServer:
 def parse_code(completion: str, truncated: bool = False) -> tuple[str | None, str]:
     """The Python source in a completion, and the name of the fault where there is none.
 
-    Think blocks go first. Among fenced blocks the Python one that builds a FastMCP server wins,
-    else the longest; without a fence the whole text is the program, prose before its first
-    import excepted. The text is never repaired: what does not compile is the model's.
+    Think blocks go first. A text that compiles is the program. Among fenced blocks the Python one
+    that builds a FastMCP server wins, else the longest; without a fence the program is the text
+    without prose before its first import and after its end. The text is never repaired: what does
+    not compile is the model's.
     """
-    text = THINK.sub("", completion)
-    if "<think>" in text:
+    if len(completion) > MAX_COMPLETION_CHARS:
+        return None, "code_too_large"
+    text = without_thought(completion)
+    if text is None:
         return None, "unfinished_think"
-    if not text.strip():
-        return None, "truncated" if truncated else "empty_completion"
-    blocks = [body for language, body in FENCE.findall(text) if language.lower() in PYTHON_FENCES]
-    if blocks:
-        servers = [
-            block for block in blocks if "FastMCP" in block or "_initialize_mcp_server" in block
-        ]
-        code = max(servers or blocks, key=len)
+    blocks = [block for block in fenced_blocks(text) if block.language in PYTHON_FENCES]
+    servers = [block for block in blocks if builds_server(block.ends[0])]
+    if compiles(text):
+        code = text
+    elif blocks:
+        code = max(servers or blocks, key=lambda block: len(block.ends[0])).code()
     else:
-        code = text if compiles(text) else from_first_import(text)
+        code = from_first_import(text)
+        if not truncated:
+            code = without_closing_prose(code)
+    if not code.strip():
+        return None, "truncated" if truncated else "empty_completion"
+    if len(code) > MAX_CODE_CHARS:
+        return None, "code_too_large"
     if not compiles(code):
-        return (code, "truncated") if truncated else (code, "syntax_error")
+        return code, "truncated" if truncated else "syntax_error"
     return code, ""
+
+
+def builds_server(code: str) -> bool:
+    return "FastMCP" in code or "_initialize_mcp_server" in code
+
+
+def without_thought(completion: str) -> str | None:
+    """The answer after its think blocks; None where thinking never ended.
+
+    Only blocks at the beginning are thought: a program may speak of `<think>` itself. Where the
+    chat template opened the block, the completion holds its end alone, on a line of its own.
+    """
+    at = 0
+    while LEADING_THINK.match(completion, at):
+        end = completion.find(THINK_END, at)
+        if end < 0:
+            return None
+        at = end + len(THINK_END)
+    end_alone = ORPHAN_THINK_END.search(completion, at)
+    if end_alone and completion.find("<think>", at, end_alone.start()) < 0:
+        at = end_alone.end()
+    return completion[at:]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. `ends` are its texts up to each closing fence that it may end at, the
+    nearest first: a program whose docstring holds a fence ends at a later one."""
+
+    language: str
+    ends: tuple[str, ...]
+
+    def code(self) -> str:
+        """The shortest text that compiles; the shortest of all where none does."""
+        return next((text for text in self.ends if compiles(text)), self.ends[0])
+
+
+def fenced_blocks(text: str) -> list[Block]:
+    """Fenced blocks of Markdown, in order. A last block without an end reaches to the text's."""
+    lines = text.removesuffix("\n").split("\n")
+    blocks: list[Block] = []
+    at = 0
+    while at < len(lines) and len(blocks) < MAX_BLOCKS:
+        opened = FENCE_OPEN.fullmatch(lines[at])
+        at += 1
+        if opened is None:
+            continue
+        mark, language = opened[1], opened[2].lower()
+        found = (number for number in range(at, len(lines)) if closes(lines[number], mark))
+        closing = list(islice(found, MAX_FENCE_ENDS)) or [len(lines)]
+        ends = tuple("\n".join((*lines[at:number], "")) for number in closing)
+        block = Block(language, ends)
+        blocks.append(block)
+        at = 1 + closing[ends.index(block.code()) if language in PYTHON_FENCES else 0]
+    return blocks
+
+
+def closes(line: str, mark: str) -> bool:
+    """Whether a line is a closing fence for this opening one: as long or longer, and bare."""
+    bare = line.strip()
+    return bare.startswith(mark) and not bare.strip(mark[0])
 
 
 def parse_trial_calls(completion: str) -> tuple[TrialCall, ...]:
@@ -180,34 +275,53 @@ def parse_trial_calls(completion: str) -> tuple[TrialCall, ...]:
 
 
 def _last_json_list(completion: str) -> list[Json]:
-    for language, body in reversed(FENCE.findall(THINK.sub("", completion))):
-        if language.lower() in ("json", ""):
-            try:
-                value = json.loads(body)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, list):
-                return value
+    for block in reversed(fenced_blocks(without_thought(completion) or "")):
+        value = decoded(block.ends[0]) if block.language in JSON_FENCES else None
+        if isinstance(value, list):
+            return value
     return []
 
 
 def parse_schema(completion: str | None) -> Json:
-    """The JSON tool schema in a completion, bare, fenced or inside prose; None if there is none."""
-    if not completion:
+    """The JSON tool schema in a completion, bare, fenced or inside prose; None if there is none.
+
+    Of several values the first that declares a tool wins, else the first of all.
+    """
+    if completion is None or len(completion) > MAX_COMPLETION_CHARS:
         return None
-    text = THINK.sub("", completion)
-    for candidate in (text, *(body for _, body in FENCE.findall(text))):
-        try:
-            return json.loads(candidate)
-        except ValueError:
-            continue
+    text = without_thought(completion)
+    if not text or not text.strip():
+        return None
+    fenced = (block.ends[0] for block in fenced_blocks(text) if block.language in JSON_FENCES)
+    values = [value for value in map(decoded, (text, *fenced)) if value is not None]
+    if not values:
+        values = json_in_prose(text)
+    return next((value for value in values if schema_tools(value)), values[0] if values else None)
+
+
+def decoded(text: str) -> Json:
+    """The JSON value that a text is; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def json_in_prose(text: str) -> list[Json]:
+    """The JSON objects and lists that stand in a text, one after the other."""
     decoder = json.JSONDecoder()
-    for start in re.finditer(r"[\[{]", text):
+    values: list[Json] = []
+    at = 0
+    for _ in range(MAX_JSON_STARTS):
+        start = re.compile(r"[\[{]").search(text, at)
+        if start is None:
+            break
         try:
-            return decoder.raw_decode(text, start.start())[0]
-        except ValueError:
-            continue
-    return None
+            value, at = decoder.raw_decode(text, start.start())
+            values.append(value)
+        except (ValueError, RecursionError):
+            at = start.end()
+    return values
 
 
 def schema_tools(schema: Json) -> tuple[ToolSchema, ...]:
@@ -236,6 +350,8 @@ def schema_tools(schema: Json) -> tuple[ToolSchema, ...]:
 
 def compiles(code: str) -> bool:
     """Whether Python's parser takes it. Nothing of it is run."""
+    if len(code) > MAX_CODE_CHARS:
+        return False
     try:
         ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -247,3 +363,19 @@ def from_first_import(text: str) -> str:
     """The text from its first import (or module docstring) on: models like to greet first."""
     start = re.search(r'^(?:from\s+\S+\s+import\s|import\s+\w|"""|#!)', text, re.MULTILINE)
     return text[start.start() :] if start else text
+
+
+def without_closing_prose(code: str) -> str:
+    """The program without the sentences that follow it, if it compiles so; else as it is.
+
+    A paragraph with a bracket or an equals sign may be a broken part of the program, and stays.
+    """
+    head = code.rstrip()
+    for _ in range(MAX_CLOSING_PARAGRAPHS):
+        head, gap, last = head.rpartition("\n\n")
+        if not gap or not all(PROSE.fullmatch(line) for line in last.split("\n")):
+            break
+        head = head.rstrip()
+        if compiles(head):
+            return head + "\n"
+    return code

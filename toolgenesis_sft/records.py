@@ -138,6 +138,11 @@ class ChatSample(Record):
     messages: tuple[Message, ...]
     tools: tuple[ToolSchema, ...] = ()
     kind: Literal["server", "schema", "schema_to_server", "repair", "trajectory"] = "server"
+    last_turn_only: bool = Field(
+        default=False,
+        description="only the last answer is supervised, whatever the recipe says: the ones before"
+        " it are no example to follow",
+    )
     source: str
     licence: str
     scenario: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from toolgenesis_sft.config import Recipe, load_recipe
+from toolgenesis_sft.corpus.build import build
 from toolgenesis_sft.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +46,8 @@ class Workbench:
                 f"data.servers={self.servers}",
                 "data.max_scenarios=null",
                 "data.num_processes=1",
+                "data.max_tokens=4096",
+                "data.kinds={server: 0.4, schema: 0.2, schema_to_server: 0.2, repair: 0.2}",
                 *overrides,
             ),
         )
@@ -60,14 +62,24 @@ def mini_items() -> dict[str, dict[str, Any]]:
     return {item["server_slug"]: item for item in items}
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    return make_workbench(tmp_path / "bench")
-
-
 @pytest.fixture(scope="session")
-def make_bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Workbench]:
-    return lambda: make_workbench(tmp_path_factory.mktemp("bench"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, RunFolder]:
+    """A finished build of all four kinds. Tests read it; whoever changes it makes another."""
+    bench = make_workbench(tmp_path_factory.mktemp("corpus") / "bench")
+    build(bench.recipe(), bench.run())
+    return bench, bench.run()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, built: tuple[Workbench, RunFolder]) -> Workbench:
+    """A workbench of the test's own. What the sandbox said about its servers is known already, so
+    only servers that the test changes or adds are run."""
+    bench = make_workbench(tmp_path / "bench")
+    data = bench.run().data
+    data.mkdir(parents=True)
+    for name in ("verified.jsonl", "tried.jsonl"):
+        shutil.copy(built[1].data / name, data)
+    return bench
 
 
 def make_workbench(root: Path) -> Workbench:

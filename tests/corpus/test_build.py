@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,14 @@ import pytest
 from tests.corpus.conftest import HELD_OUT, ROOT, TRAIN, Workbench
 from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.corpus.show import show
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import ChatSample
 from toolgenesis_sft.runs import RunFolder, read_json, read_records, sha256_file
 from toolgenesis_sft.training.tokenizer import load_tokenizer
+
+SERVERS_ONLY = "data.kinds={server: 1}"
+MEMORIES = ("verified.jsonl", "tried.jsonl")
 
 
 def samples(run: RunFolder, split: str = "train") -> list[ChatSample]:
@@ -25,29 +30,32 @@ def samples(run: RunFolder, split: str = "train") -> list[ChatSample]:
 
 
 def files(run: RunFolder) -> dict[str, bytes]:
-    """Every file of the data set but the verifier's memory."""
+    """Every file of the data set but what the sandbox said, which stands in order of arrival."""
     return {
         str(path.relative_to(run.data)): path.read_bytes()
         for path in sorted(run.data.rglob("*"))
-        if path.is_file() and path.name != "verified.jsonl"
+        if path.is_file() and path.name not in MEMORIES
     }
 
 
-@pytest.fixture(scope="module")
-def built(make_bench) -> tuple[Workbench, RunFolder]:
-    bench = make_bench()
-    build(bench.recipe(), bench.run())
-    return bench, bench.run()
+def drops(run: RunFolder) -> dict[str, int]:
+    counts: dict[str, int] = read_json(run.data / "manifest.json")["drops"]
+    return counts
 
 
 def test_every_training_server_becomes_the_model_cards_sample(built) -> None:
     bench, run = built
-    found = {sample.scenario: sample for sample in samples(run)}
+    found = {sample.scenario: sample for sample in samples(run) if sample.kind == "server"}
     assert set(found) == set(TRAIN)
     for slug, sample in found.items():
         user, assistant = sample.messages
         assert user.content.startswith("You are a developer building MCP tool servers in Python.")
         assert assistant.content == (bench.servers / f"{slug}.py").read_text().strip() + "\n"
+
+
+def test_all_four_kinds_come_in_the_recipes_shares(built) -> None:
+    kinds = Counter(sample.kind for sample in samples(built[1]))
+    assert kinds == {"server": 4, "schema": 2, "schema_to_server": 2, "repair": 2}
 
 
 def test_no_held_out_scenario_is_in_any_sample(built) -> None:
@@ -60,7 +68,8 @@ def test_no_held_out_scenario_is_in_any_sample(built) -> None:
 def test_the_manifest_names_every_file_with_its_digest(built) -> None:
     _, run = built
     manifest = read_json(run.data / "manifest.json")
-    assert manifest["num_train"] == len(TRAIN)
+    assert manifest["num_train"] == len(samples(run)) == 10
+    assert manifest["scenarios"] == {"train": sorted(TRAIN), "val": []}
     assert {"train.jsonl", "val.jsonl", "tokenizer/tokenizer.json"} <= set(manifest["files"])
     for name, digest in manifest["files"].items():
         assert sha256_file(run.data / name) == digest
@@ -85,59 +94,62 @@ def test_another_number_of_processes_is_the_same_data_set(built, capsys) -> None
     assert "up to date" in capsys.readouterr().err
 
 
-def test_a_changed_server_is_built_again_and_only_it_is_run(built, capsys) -> None:
-    bench, run = built
+def test_a_changed_server_is_built_again_and_only_it_is_run(bench: Workbench) -> None:
     path = bench.servers / f"{TRAIN[0]}.py"
-    original = path.read_text()
-    num_verdicts = len((run.data / "verified.jsonl").read_text().splitlines())
-    path.write_text(original + "\n# one more line\n")
-    build(bench.recipe(), run)
-    assert any("# one more line" in sample.messages[-1].content for sample in samples(run))
-    assert len((run.data / "verified.jsonl").read_text().splitlines()) == num_verdicts + 1
-    path.write_text(original)
-    build(bench.recipe(), run)
+    path.write_text(path.read_text() + "\n# one more line\n")
+    memory = bench.run().data / "verified.jsonl"
+    num_verdicts = len(memory.read_text().splitlines())
+    build(bench.recipe(SERVERS_ONLY), bench.run())
+    assert "# one more line" in samples(bench.run())[0].messages[-1].content
+    assert len(memory.read_text().splitlines()) == num_verdicts + 1
 
 
 def test_a_server_that_fails_is_dropped_counted_and_named(bench: Workbench, capsys) -> None:
-    broken, silent, wrong, _ = TRAIN
+    broken, silent, wrong, whole = TRAIN
     (bench.servers / f"{broken}.py").write_text("def broken(:\n")
     (bench.servers / f"{silent}.py").write_text("print('no server here')\n")
     path = bench.servers / f"{wrong}.py"
     path.write_text(path.read_text().replace("round(", "1 + round("))
-    build(bench.recipe(), bench.run())
-    assert [sample.scenario for sample in samples(bench.run())] == [TRAIN[3]]
-    drops = read_json(bench.run().data / "manifest.json")["drops"]
-    assert drops["syntax"] == 1
-    assert drops["verification: ut_hard is too low"] == 1
-    assert sum(count for reason, count in drops.items() if "does not launch" in reason) == 1
+    build(bench.recipe(SERVERS_ONLY), bench.run())
+    assert [sample.scenario for sample in samples(bench.run())] == [whole]
+    found = drops(bench.run())
+    assert found["syntax"] == 1
+    assert found["verification: ut_hard is too low"] == 1
+    assert sum(count for reason, count in found.items() if "does not launch" in reason) == 1
+    report = read_json(bench.run().data / "data_report.json")
+    what = {drop["reason"]: drop["examples"][0]["what"] for drop in report["drops"]}
+    assert what["syntax"] == f"bench/{broken}"
+    assert "1 syntax" in capsys.readouterr().err
 
 
-def test_a_planted_copy_of_a_held_out_server_is_found(bench: Workbench, tmp_path: Path) -> None:
-    """Renamed, reformatted, under another slug: as a source of its own."""
+def plant(bench: Workbench) -> Path:
+    """A held-out server, renamed and reformatted, under another slug, as a source of its own."""
     code = (bench.servers / f"{HELD_OUT[0]}.py").read_text()
     for number, name in enumerate(("formula", "counts", "element", "mass", "molecule")):
         code = code.replace(name, f"zz{number}")
-    planted = tmp_path / "planted"
-    planted.mkdir()
-    (planted / "innocent.py").write_text("# All new.\n" + code.replace("    ", "  "))
-    recipe = bench.recipe(f"data.sources=[benchmark, {planted}]")
+    folder = bench.root / "planted"
+    folder.mkdir()
+    (folder / "innocent.py").write_text("# All new.\n" + code.replace("    ", "  "))
+    return folder
+
+
+def test_a_planted_copy_of_a_held_out_server_is_found(bench: Workbench) -> None:
+    recipe = bench.recipe(f"data.sources=[benchmark, {plant(bench)}]", SERVERS_ONLY)
     build(recipe, bench.run())
     assert {sample.scenario for sample in samples(bench.run())} == set(TRAIN)
-    drops = read_json(bench.run().data / "manifest.json")["drops"]
-    assert drops == {"overlap: code": 1}
+    assert drops(bench.run()) == {"overlap: code": 1}
 
 
 def test_overlap_that_is_only_reported_stays_and_is_listed(bench: Workbench) -> None:
-    planted = bench.root / "planted"
-    planted.mkdir()
-    code = (bench.servers / f"{HELD_OUT[0]}.py").read_text()
-    (planted / f"{HELD_OUT[0]}.py").write_text(code)
-    bench.write_splits(TRAIN[:1], HELD_OUT)
-    recipe = bench.recipe(f"data.sources=[benchmark, {planted}]", "data.overlap=report")
+    recipe = bench.recipe(
+        f"data.sources=[benchmark, {plant(bench)}]", "data.overlap=report", SERVERS_ONLY
+    )
     build(recipe, bench.run())
-    [overlap] = read_json(bench.run().data / "manifest.json")["overlaps"]
-    assert (overlap["sample"], overlap["held_out"]) == (f"planted/{HELD_OUT[0]}", HELD_OUT[0])
-    assert len(samples(bench.run())) == 2
+    report = read_json(bench.run().data / "data_report.json")["overlap"]
+    [overlap] = report["samples"]
+    assert (overlap["sample"], overlap["held_out"]) == ("planted/innocent", HELD_OUT[0])
+    assert read_json(bench.run().data / "manifest.json")["overlapping_held_out"] == [HELD_OUT[0]]
+    assert len(samples(bench.run())) == len(TRAIN) + 1
 
 
 def test_a_server_without_a_scenario_gets_one_from_its_live_tools(bench: Workbench) -> None:
@@ -151,21 +163,56 @@ def test_a_server_without_a_scenario_gets_one_from_its_live_tools(bench: Workben
         '    """Say hello to somebody by name."""\n'
         '    return f"Hello {full_name}! " * times\n'
     )
-    bench.write_splits(TRAIN[:1], HELD_OUT)
-    build(bench.recipe(f"data.sources=[benchmark, {folder}]"), bench.run())
+    build(bench.recipe(f"data.sources=[benchmark, {folder}]", SERVERS_ONLY), bench.run())
     prompt = samples(bench.run())[-1].messages[0].content
     assert "Greets people in several languages." in prompt
     assert "full name (string), times (integer, default 1)" in prompt
     assert "greet_person" not in prompt
 
 
-def test_servers_validate_whole_and_by_domain(bench: Workbench) -> None:
+def test_servers_validate_with_all_their_samples(bench: Workbench) -> None:
     build(bench.recipe("data.val_share=0.25"), bench.run())
     train = {sample.scenario for sample in samples(bench.run())}
     val = {sample.scenario for sample in samples(bench.run(), "val")}
     assert len(val) == 1
     assert train | val == set(TRAIN)
     assert not train & val
+
+
+def test_sources_keep_their_weights(bench: Workbench) -> None:
+    chats = bench.root / "chats.jsonl"
+    chats.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"What is {n} times {n}?"},
+                        {"role": "assistant", "content": f"{n} times {n} is {n * n}, surely."},
+                    ]
+                }
+            )
+            + "\n"
+            for n in range(12)
+        )
+    )
+    sources = f"data.sources=[benchmark, {chats}]"
+    weights = f"data.weights={{benchmark: 0.5, {chats}: 0.5}}"
+    build(bench.recipe(sources, weights, SERVERS_ONLY), bench.run())
+    assert Counter(sample.source for sample in samples(bench.run())) == {"bench": 4, "chats": 4}
+    assert drops(bench.run())["left out to hold the weights"] == 8
+    with pytest.raises(UserError, match="add up to 1"):
+        bench.recipe(sources, f"data.weights={{benchmark: 0.5, {chats}: 0.4}}")
+
+
+def test_a_sample_is_shown_with_its_supervised_part_marked(built) -> None:
+    bench, run = built
+    text = show(bench.recipe(), run, f"bench/{TRAIN[0]}")
+    head, _, body = text.partition("\n\n")
+    assert "server, " in head
+    code = (bench.servers / f"{TRAIN[0]}.py").read_text().strip() + "\n"
+    assert body.endswith(f"</think>\n\n[[{code}<|im_end|>]]\n")
+    with pytest.raises(UserError, match="is no sample of this run"):
+        show(bench.recipe(), run, "bench/nothing")
 
 
 def refuse(recipe: Recipe, bench: Workbench) -> str:
@@ -208,18 +255,13 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(built) -> No
     bench, finished = built
     run = bench.run("killed")
     program = (
-        "import sys; from pathlib import Path; from toolgenesis_sft.config import load_recipe;"
-        "from toolgenesis_sft.corpus.build import build; from toolgenesis_sft.runs import RunFolder;"
-        "build(load_recipe(Path(sys.argv[1]), tuple(sys.argv[3:])), RunFolder(Path(sys.argv[2])))"
+        "import sys, json; from pathlib import Path; from toolgenesis_sft.config import Recipe\n"
+        "from toolgenesis_sft.corpus.build import build\n"
+        "from toolgenesis_sft.runs import RunFolder\n"
+        "build(Recipe.model_validate_json(sys.argv[1]), RunFolder(Path(sys.argv[2])))"
     )
-    recipe = [
-        str(ROOT / "recipes" / "tiny_cpu.yaml"),
-        str(run.root),
-        f"benchmark={bench.benchmark}",
-        f"data.servers={bench.servers}",
-        "data.max_scenarios=null",
-    ]
-    child = subprocess.Popen([sys.executable, "-c", program, *recipe], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", program, bench.recipe().model_dump_json(), str(run.root)]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
     memory = run.data / "verified.jsonl"
     deadline = time.monotonic() + 120
     while not (memory.exists() and memory.stat().st_size) and time.monotonic() < deadline:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import re
 import secrets
 import shutil
@@ -72,10 +71,16 @@ PartitionName=all Nodes=node0,node1 Default=YES State=UP
 """
 
 
-def eventually(what: str, condition: Callable[[], bool], timeout_s: float = 300) -> None:
+def eventually(
+    what: str, condition: Callable[[], bool], timeout_s: float = 300, job_id: str = ""
+) -> None:
+    """Wait for it; no longer than the job that brings it about lives."""
     give_up = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up, f"never seen: {what}"
+        assert not job_id or job(job_id)["JobState"] not in ("FAILED", "CANCELLED"), (
+            f"job {job_id} failed before {what}; its logs are below {Path.cwd()}"
+        )
         time.sleep(0.2)
 
 
@@ -179,7 +184,7 @@ def test_a_training_on_two_nodes_is_stopped_requeued_resumed_and_equals_one_undi
     assert list(chain) == ["train", "generate", "score", "report"]
     train = chain["train"]
 
-    eventually("three steps", lambda: num_steps(submitted) >= 3)
+    eventually("three steps", lambda: num_steps(submitted) >= 3, job_id=train)
     run("scancel", "--signal=USR1", train)
     eventually("the requeue", lambda: job(train)["Restarts"] == "1")
     eventually("the place in the queue", lambda: job(train)["JobState"] == "PENDING")
@@ -188,7 +193,7 @@ def test_a_training_on_two_nodes_is_stopped_requeued_resumed_and_equals_one_undi
     assert job(chain["generate"])["JobState"] == "PENDING"
     run("scontrol", "update", f"JobId={train}", "StartTime=now")  # else Slurm waits two minutes
 
-    eventually("the trained model", lambda: job(train)["JobState"] == "COMPLETED")
+    eventually("the trained model", lambda: job(train)["JobState"] == "COMPLETED", job_id=train)
     facts = json.loads(submitted.provenance.read_bytes())["train"]
     assert (facts["world_size"], facts["resumed_from_step"]) == (2, saved_at)
     lines = [json.loads(line) for line in submitted.metrics.read_text().splitlines()]
@@ -200,7 +205,11 @@ def test_a_training_on_two_nodes_is_stopped_requeued_resumed_and_equals_one_undi
         assert (folder / "node_1" / "launcher.log").exists()
         assert "node1: fit" in (folder / "preflight_0.log").read_text()
 
-    eventually("the report", lambda: job(chain["report"])["JobState"] == "COMPLETED")
+    eventually(
+        "the report",
+        lambda: job(chain["report"])["JobState"] == "COMPLETED",
+        job_id=chain["report"],
+    )
     assert submitted.report_html.exists()
 
     harness("train", TINY, *SMALLER, "--run", "undisturbed")
@@ -224,4 +233,4 @@ def test_a_node_that_is_not_fit_is_named_and_the_chain_is_ended(
         r"preflight: node1: \d+ GiB free for the run, 1000000 are needed", log.read_text()
     )
     eventually("the chain's end", lambda: job(chain["generate"])["JobState"] == "CANCELLED")
-    assert os.listdir("runs/tiny-cpu/logs/slurm").count("generate.sh") == 1
+    assert not RunFolder(Path("runs/tiny-cpu")).checkpoints.exists()

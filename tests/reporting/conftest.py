@@ -76,11 +76,9 @@ class World:
         evidence: dict[str, Any] | None = None,
         details: dict[str, float] | None = None,
     ) -> LayerScores:
-        path = f"evidence/{slug}/{model}.{strategy}.{sample}.json"
-        write_json(
-            self.out / path,
-            {"slug": slug, "code": completion, "fault": "", "tools": [], **(evidence or {})},
-        )
+        path = f"evidence/{slug}/{len(self.scores)}.json" if evidence is not None else ""
+        if evidence is not None:
+            write_json(self.out / path, {"slug": slug, "code": completion, "tools": [], **evidence})
         self.predictions.append(
             ServerPrediction(
                 slug=slug,

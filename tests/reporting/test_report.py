@@ -9,7 +9,7 @@ import pytest
 from toolgenesis_sft.config import Report
 from toolgenesis_sft.errors import Outcome, UserError
 from toolgenesis_sft.records import FigureScore, RunReport
-from toolgenesis_sft.reporting import report
+from toolgenesis_sft.reporting import published, report
 from toolgenesis_sft.runs import write_json
 
 FAST = Report(bootstrap_resamples=200)
@@ -105,6 +105,18 @@ def test_the_training_rows_of_the_trained_model_are_called_memorisation(make_wor
     assert not group(summary, "before_training", "train").memorisation
     assert "memorisation" in report.table(summary)
     assert [g.num_servers for g in summary.groups if g.model == "trained"] == [2, 2, 4]
+
+
+def test_a_checkpoint_of_the_run_memorises_too_and_a_foreign_model_does_not(make_world):
+    world = make_world(4, num_train=2)
+    world.trained_on(world.slugs[:2])
+    own, foreign = str(world.out / "checkpoints/step_000030"), "gpt-4.1"
+    for model in (own, foreign):
+        for slug in world.slugs:
+            world.scored(slug, model=model)
+    summary = report.report_run(world.recipe(), world.written())
+    assert group(summary, own, "train").memorisation
+    assert not group(summary, foreign, "train").memorisation
 
 
 def test_what_the_model_was_not_trained_on_is_no_training_scenario(make_world):
@@ -394,3 +406,14 @@ def test_reporting_imports_no_torch():
     code = "import sys, toolgenesis_sft.reporting.report, toolgenesis_sft.reporting.compare;"
     code += "sys.exit('torch' in sys.modules or 'mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_installation_without_the_published_file_says_so_in_the_report(
+    make_world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(published, "resolve_path", lambda text: tmp_path / "nowhere" / text)
+    world = make_world(1)
+    world.scored("server-0")
+    summary = report.report_run(world.recipe(), world.written())
+    assert summary.extra["published"] == []
+    assert any("No published rows" in note for note in summary.extra["notes"])

@@ -167,9 +167,10 @@ def test_the_order_of_the_tools_changes_nothing() -> None:
 
 
 def test_ties_are_settled_by_name() -> None:
-    gold = [tool("x1", "Say hello."), tool("x2", "Say hello.")]
-    live = [tool("greet_b", "Say hello."), tool("greet_a", "Say hello.")]
-    assert match_schema(gold, live) == match_schema(gold[::-1], live[::-1])
+    gold = [tool("welcome", "Say hello.")]
+    live = [tool(f"greet{separator}guest", "Say hello.") for separator in ("_", "-", ".")]
+    found = [match_schema(gold, order).tools for order in itertools.permutations(live)]
+    assert found == [{"welcome": "greet-guest"}] * 6
 
 
 # --- shapes as FastMCP emits them -------------------------------------------------------------

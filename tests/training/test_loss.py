@@ -37,9 +37,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_chunked_loss_and_gradients_equal_the_plain_ones(chunk_tokens: int, tied: bool) -> None:
     tokens, labels = batch()
     plain, chunked = Model(tied), Model(tied)
-    expected = F.cross_entropy(
-        plain.head(plain.hidden(tokens)), labels, ignore_index=UNSUPERVISED
-    )
+    expected = F.cross_entropy(plain.head(plain.hidden(tokens)), labels, ignore_index=UNSUPERVISED)
     expected.backward()
     make_supervised(chunked.head, chunk_tokens)
     losses = chunked.head(chunked.hidden(tokens), labels)

@@ -73,6 +73,7 @@ def test_selective_recomputes_every_second_layer(tiny: Tiny) -> None:
     assert [layer.gradient_checkpointing for layer in layers] == [True, False]
 
 
+@pytest.mark.slow
 def test_compiled_layers_yield_the_same_losses(tiny: Tiny) -> None:
     row = make_row(load_tokens(load_recipe(tiny[0]), tiny[1]), [0, 1])
     plain = base_model(tiny)(**row.inputs(CPU))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import ChatSample, Message, ToolCall
 from toolgenesis_sft.runs import RunFolder
 from toolgenesis_sft.training import tokens as module
-from toolgenesis_sft.training.chat import render
+from toolgenesis_sft.training.chat import render, spans
 from toolgenesis_sft.training.tokenizer import load_tokenizer, train_tokenizer
 from toolgenesis_sft.training.tokens import (
     GrowingArray,
@@ -151,6 +152,26 @@ def test_an_answer_whose_start_merges_with_the_prompt_is_refused(tmp_path: Path)
     train_tokenizer(["x\n\n \ny"] * 9, 300, tmp_path, thinking=False, max_length=4096)
     with pytest.raises(UserError, match=r"s7: its prompt is not an exact token prefix"):
         tokenize(chat(7, "a", " \nb"), load_tokenizer(tmp_path), Train())
+
+
+def test_an_answer_is_refused_exactly_where_the_whole_text_gives_other_tokens(
+    tmp_path: Path,
+) -> None:
+    train_tokenizer(["x\n\n \ny\n\n\n  z"] * 9, 300, tmp_path, thinking=False, max_length=4096)
+    tokenizer = load_tokenizer(tmp_path)
+    outcomes = set()
+    for lead in map("".join, itertools.product(["", " ", "\n", "\t"], repeat=4)):
+        sample = chat(0, "a", lead + "x")
+        whole = tokenizer.encode(render(sample.messages)).ids
+        parts = [tokenizer.encode(span.text).ids for span in spans(sample, "last_turn", False)]
+        exact = list(itertools.chain.from_iterable(parts)) == whole
+        outcomes.add(exact)
+        if exact:
+            assert tokenize(sample, tokenizer, Train()).ids.tolist() == whole
+        else:
+            with pytest.raises(UserError, match="not an exact token prefix"):
+                tokenize(sample, tokenizer, Train())
+    assert outcomes == {True, False}
 
 
 def test_the_set_holds_every_sample_in_file_order(write_run: WriteRun) -> None:

@@ -16,14 +16,24 @@ from numpy.typing import NDArray
 
 from toolgenesis_sft import prompts
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark
-from toolgenesis_sft.config import Recipe, resolve_path, server_python
+from toolgenesis_sft.config import Recipe, Teacher, resolve_path, server_python
+from toolgenesis_sft.corpus import report, teacher
 from toolgenesis_sft.corpus.chats import Examiner, conversation_digest
 from toolgenesis_sft.corpus.drops import Drops, Unfit
-from toolgenesis_sft.corpus.kinds import server_sample
+from toolgenesis_sft.corpus.kinds import samples_of
 from toolgenesis_sft.corpus.overlap import HeldOut
-from toolgenesis_sft.corpus.pairs import Pair, benchmark_pairs, folder_pairs, row_pair, shortest
+from toolgenesis_sft.corpus.pairs import (
+    Pair,
+    benchmark_pairs,
+    folder_pairs,
+    row_pair,
+    shortest,
+    training_scenarios,
+)
 from toolgenesis_sft.corpus.pool import ordered_map
+from toolgenesis_sft.corpus.repairs import Repairer
 from toolgenesis_sft.corpus.servers import Server, servers_of
+from toolgenesis_sft.corpus.show import show
 from toolgenesis_sft.corpus.sources import (
     Source,
     chunks,
@@ -35,26 +45,27 @@ from toolgenesis_sft.corpus.sources import (
 from toolgenesis_sft.corpus.splits import largest_mixture, rank, take, validation_groups
 from toolgenesis_sft.corpus.table import Table
 from toolgenesis_sft.corpus.tokens import Measurer
-from toolgenesis_sft.corpus.verify import Verifier, gold_tool_names
+from toolgenesis_sft.corpus.verify import SandboxOnDemand, Verifier, gold_tool_names
 from toolgenesis_sft.errors import UserError
-from toolgenesis_sft.records import ChatSample, Json
+from toolgenesis_sft.records import ChatSample, Json, ServerPrediction
 from toolgenesis_sft.runs import (
     RunFolder,
     add_provenance,
     disk_error,
     fingerprint,
     read_json,
-    read_records,
     sha256_file,
     write_json,
     write_lines,
 )
-from toolgenesis_sft.sandbox.jail import runtime_digest, self_test
+from toolgenesis_sft.sandbox.jail import runtime_digest
 from toolgenesis_sft.sandbox.session import Sandbox
 from toolgenesis_sft.training.chat import CHAT_TEMPLATE, render
 from toolgenesis_sft.training.tokenizer import digest, resolve_tokenizer, train_tokenizer
 
 LINES_PER_CHUNK = 512
+OUTPUTS = ("train.jsonl", "val.jsonl", "data_report.json", "data_report.html", "README.md")
+__all__ = ["build", "show"]
 
 
 def build(recipe: Recipe, run: RunFolder) -> None:
@@ -66,7 +77,7 @@ def build(recipe: Recipe, run: RunFolder) -> None:
     inputs = what_shapes_data(recipe, run, benchmark, sources, interpreter)
     manifest = run.data / "manifest.json"
     with run.locked("build"):
-        if manifest.exists() and read_json(manifest)["fingerprint"] == fingerprint(inputs):
+        if is_up_to_date(manifest, fingerprint(inputs)):
             print(f"build: {run.data} is up to date", file=sys.stderr)
             return
         manifest.unlink(missing_ok=True)
@@ -77,8 +88,7 @@ def build(recipe: Recipe, run: RunFolder) -> None:
         job.measure(table)
         job.mix(table, weights)
         validates = job.split(table)
-        job.write(table, validates)
-        facts = job.facts(table, validates) | {"fingerprint": fingerprint(inputs)}
+        facts = job.write(table, validates) | {"fingerprint": fingerprint(inputs)}
         add_provenance(run, "build", facts)
         write_json(manifest, facts)
     print(
@@ -88,12 +98,28 @@ def build(recipe: Recipe, run: RunFolder) -> None:
     )
 
 
+def is_up_to_date(manifest: Path, wanted: str) -> bool:
+    """Whether a data set of this fingerprint lies there, each file as its digest says."""
+    if not manifest.exists():
+        return False
+    stored = read_json(manifest)
+    return stored.get("fingerprint") == wanted and all(
+        (path := manifest.parent / name).exists() and sha256_file(path) == digest_
+        for name, digest_ in stored["files"].items()
+    )
+
+
 def what_shapes_data(
     recipe: Recipe, run: RunFolder, benchmark: Benchmark, sources: list[Source], interpreter: Path
 ) -> dict[str, Json]:
     """Everything that the data set depends on; a change of any of it builds it again."""
     code = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(prompts.__file__)):
+    ours = Path(__file__).parent
+    for path in (
+        *sorted(ours.glob("*.py")),
+        *sorted(ours.glob("**/*.jinja")),
+        Path(prompts.__file__),
+    ):
         code.update(path.read_bytes())
     fields = type(recipe.data).model_fields
     options = {
@@ -137,16 +163,16 @@ class Job:
         self.drops = Drops()
         self.overlaps: list[tuple[str, str, str]] = []
         self.servers: list[Server] = []
+        self.candidates: list[ServerPrediction] = []
         folder = resolve_path(recipe.data.servers) if recipe.data.servers else None
         self.held_out = HeldOut.of(benchmark, gold_tool_names(benchmark.path), folder)
 
     def collect(self) -> Table:
         """Samples of servers, each of which was run, then those of trajectories."""
-        self.servers = self._verified(self._pairs())
+        samples = self._server_samples()
         try:
             with Table(self.run.data / "work" / "samples.jsonl") as table:
-                for server in self.servers:
-                    sample = server_sample(server)
+                for sample in samples:
                     table.add(sample, conversation_digest(sample))
                 for source in self.sources:
                     if not source.has_servers:
@@ -155,10 +181,12 @@ class Job:
             raise disk_error(error, self.run.data) from error
         return table
 
-    def _pairs(self) -> list[Pair]:
+    def _pairs(self, sandbox: Sandbox) -> list[Pair]:
         pairs: list[Pair] = []
         for source in self.sources:
             pairs += self._pairs_of(source)
+        if self.recipe.data.teacher is not None:
+            pairs += self._teachers_pairs(self.recipe.data.teacher, sandbox)
         most = self.recipe.data.max_scenarios
         if most is None:
             return pairs
@@ -167,6 +195,12 @@ class Job:
             if pair not in kept:
                 self.drops.add("data.max_scenarios (the shortest answers are kept)", pair.id)
         return kept
+
+    def _teachers_pairs(self, settings: Teacher, sandbox: Sandbox) -> list[Pair]:
+        scenarios = training_scenarios(self.benchmark)
+        memory = self.run.data / "teacher.jsonl"
+        self.candidates = teacher.ask(self.recipe, settings, scenarios, sandbox, memory)
+        return teacher.pairs_of(self.candidates, scenarios, settings.licence, self.drops)
 
     def _pairs_of(self, source: Source) -> Iterator[Pair]:
         entry = source.entry
@@ -180,32 +214,36 @@ class Job:
                     "set benchmark: to it, or declare its servers as a source of layout servers",
                 )
             folder = resolve_path(entry.servers or "servers")
-            name = self.benchmark.path.parent.name
-            yield from benchmark_pairs(self.benchmark, folder, name, entry.licence)
+            yield from benchmark_pairs(self.benchmark, folder, source.label, entry.licence)
         elif entry.layout == "servers":
-            yield from folder_pairs(source.path, source.name, entry.licence)
+            yield from folder_pairs(source.path, source.label, entry.licence)
         elif entry.layout == "pairs":
             for where, row in rows(source):
                 number = where.rpartition(" ")[2]
                 try:
-                    yield row_pair(decoded(row), number, source.name, entry.licence)
+                    yield row_pair(decoded(row), number, source.label, entry.licence)
                 except Unfit as unfit:
-                    self.drops.add(unfit.reason, f"{source.name}: {where}", unfit.detail)
+                    self.drops.add(unfit.reason, f"{source.label}: {where}", unfit.detail)
 
-    def _verified(self, pairs: list[Pair]) -> list[Server]:
-        if not pairs:
-            return []
-        self_test(self.interpreter)
-        with Sandbox(self.interpreter) as sandbox:
-            verifier = Verifier(
-                self.benchmark.path,
+    def _server_samples(self) -> list[ChatSample]:
+        recipe, memory = self.recipe, self.run.data
+        runtime = runtime_digest(self.interpreter)
+        with SandboxOnDemand(self.interpreter) as sandbox:
+            pairs = self._pairs(sandbox)
+            verifier = Verifier(self.benchmark.path, sandbox, runtime, memory / "verified.jsonl")
+            servers = servers_of(recipe, pairs, self.held_out, verifier, self.drops, self.overlaps)
+            if recipe.data.teacher is not None:
+                servers = teacher.most_diverse(servers, recipe.data.teacher, self.drops)
+            self.servers = servers
+            repairer = Repairer(
                 sandbox,
-                runtime_digest(self.interpreter),
-                self.run.data / "verified.jsonl",
+                runtime,
+                memory / "tried.jsonl",
+                verifier.trial_calls,
+                recipe.score.workers,
+                self.drops,
             )
-            return servers_of(
-                self.recipe, pairs, self.held_out, verifier, self.drops, self.overlaps
-            )
+            return samples_of(servers, recipe.data.kinds, repairer, recipe.seed)
 
     def _add_chats(self, source: Source, table: Table) -> None:
         make = partial(Examiner, source, self.held_out, self.recipe.data.overlap == "exclude")
@@ -216,7 +254,7 @@ class Job:
             for line, sample_id, digest_, signature in zip(
                 found.lines, found.ids, found.digests, found.signatures, strict=True
             ):
-                table.add_line(line, sample_id, source.name, "trajectory", digest_, signature)
+                table.add_line(line, sample_id, source.label, "trajectory", digest_, signature)
 
     def train_tokenizer(self, table: Table) -> None:
         """A random-weight model's tokenizer is trained on what it will read."""
@@ -287,33 +325,38 @@ class Job:
             raise self.nothing_left()
         return validates
 
-    def write(self, table: Table, validates: NDArray[np.bool_]) -> None:
+    def write(self, table: Table, validates: NDArray[np.bool_]) -> dict[str, Json]:
+        """The samples and the report about them; the manifest's facts are what it returns."""
+        data = self.run.data
+        summary = report.summarise(
+            self.recipe,
+            table,
+            validates,
+            self.servers,
+            self.sources,
+            self.drops,
+            self.overlaps,
+            len(self.benchmark.held_out),
+        )
+        if self.candidates:
+            summary["teacher"] = teacher.yields(self.candidates, self.servers)
+        report.write(self.recipe, data, summary, report.examples(self.recipe, table))
         for name, wanted in (("train", False), ("val", True)):
             chosen = (line for row, line in table.lines() if validates[row] == wanted)
-            write_lines(self.run.data / f"{name}.jsonl", chosen)
+            write_lines(data / f"{name}.jsonl", chosen)
         shutil.rmtree(table.path.parent)
-
-    def facts(self, table: Table, validates: NDArray[np.bool_]) -> dict[str, Json]:
-        """The manifest: what is in the set, where it came from, what was left out and why."""
-        data = self.run.data
-        num_val = int((table.kept & validates).sum())
+        written = [data / name for name in OUTPUTS]
         return {
             "benchmark_digest": self.benchmark.digest,
-            "num_train": int(table.kept.sum()) - num_val,
-            "num_val": num_val,
-            "drops": {entry["reason"]: entry["count"] for entry in self.drops.to_json()},
-            "sources": [source.facts() for source in self.sources],
-            "overlaps": [
-                {"sample": sample, "held_out": slug, "what": what}
-                for sample, slug, what in self.overlaps
-            ],
+            "num_train": summary["num_train"],
+            "num_val": summary["num_val"],
+            "drops": self.drops.counts,
+            "sources": summary["sources"],
+            "scenarios": summary["scenarios"],
+            "overlapping_held_out": summary["overlap"]["held_out"],
             "files": {
                 str(path.relative_to(data)): sha256_file(path)
-                for path in (
-                    data / "train.jsonl",
-                    data / "val.jsonl",
-                    *sorted((data / "tokenizer").glob("*")),
-                )
+                for path in (*written, *sorted((data / "tokenizer").glob("*")))
             },
         }
 
@@ -324,12 +367,3 @@ class Job:
             f"no sample is left to train on (dropped: {self.drops.line()})",
             "mend the sources, or set data.overlap=report if the overlap is meant",
         )
-
-
-def show(recipe: Recipe, run: RunFolder, sample_id: str) -> str:
-    """One sample as the model will see it."""
-    for name in ("train.jsonl", "val.jsonl"):
-        for sample in read_records(run.data / name, ChatSample):
-            if sample.id == sample_id:
-                return render(sample.messages, sample.tools)
-    raise UserError("--show", sample_id, "is no sample of this run", "see data/train.jsonl")

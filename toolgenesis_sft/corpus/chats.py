@@ -47,7 +47,7 @@ class Examiner:
     def __call__(self, chunk: Sequence[Row]) -> Examined:
         result = Examined()
         for where, row in chunk:
-            what = f"{self.source.name}: {where}"
+            what = f"{self.source.label}: {where}"
             try:
                 self._examine(where, row, result)
             except Unfit as unfit:
@@ -63,11 +63,11 @@ class Examiner:
         assert layout != "pairs"
         conversation = convert(decoded(row), layout)
         sample = ChatSample(
-            id=f"{self.source.name}/{where.rpartition(' ')[2]}",
+            id=f"{self.source.label}/{where.rpartition(' ')[2]}",
             messages=conversation.messages,
             tools=conversation.tools,
             kind="trajectory",
-            source=self.source.name,
+            source=self.source.label,
             licence=self.source.entry.licence,
         )
         chat.check(sample)

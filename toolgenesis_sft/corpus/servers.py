@@ -39,22 +39,22 @@ def servers_of(
     verifier: Verifier,
     drops: Drops,
     overlaps: list[tuple[str, str, str]],
-    thresholds: Callable[[Pair], Thresholds] = lambda pair: Thresholds(),
 ) -> list[Server]:
     """The pairs worth teaching, in their order; the others are counted in `drops`.
 
-    What is cheap comes first, so that nothing is run that would be refused anyway.
+    What is cheap comes first, so that nothing is run that would be refused anyway. Overlap that
+    the recipe lets pass is added to `overlaps`: (pair id, held-out slug, what is shared).
     """
-    exclude = recipe.data.overlap == "exclude"
+    found: dict[str, Overlap] = {}
 
     def judge(pair: Pair, tools: tuple[ToolSchema, ...] = ()) -> None:
         check_server(pair.code, tools)
         check_text(pair.prompt or "")
         overlap = _overlap(held_out, pair, tools)
-        if overlap and exclude:
+        if overlap and recipe.data.overlap == "exclude":
             raise Unfit(f"overlap: {overlap.sign}", overlap.line())
-        if overlap and tools:
-            overlaps.append((pair.id, overlap.slug, overlap.line()))
+        if overlap:
+            found[pair.id] = overlap
 
     candidates: list[Pair] = []
     seen: set[str] = set()
@@ -68,16 +68,29 @@ def servers_of(
             continue
         seen.add(pair.code)
         candidates.append(pair)
-    verdicts = list(verifier.verify(candidates, recipe.score.workers, thresholds))
+    least = thresholds_of(recipe)
+    verdicts = list(verifier.verify(candidates, recipe.score.workers, least))
     servers: list[Server] = []
     for pair, verdict in zip(candidates, verdicts, strict=True):
         try:
-            servers.append(_server(pair, verdict))
-            judge(servers[-1].pair, verdict.tools)
+            server = _server(pair, verdict)
+            judge(server.pair, verdict.tools)
         except Unfit as unfit:
-            servers = [server for server in servers if server.pair.id != pair.id]
             drops.add(unfit.reason, pair.id, unfit.detail)
-    return _distinct(servers, drops)
+            continue
+        servers.append(server)
+    distinct = _distinct(servers, drops)
+    for server in distinct:
+        if overlap := found.get(server.pair.id):
+            overlaps.append((server.pair.id, overlap.slug, overlap.line()))
+    return distinct
+
+
+def thresholds_of(recipe: Recipe) -> Callable[[Pair], Thresholds]:
+    """Reference servers pass all their unit tests; the recipe says what a teacher's must reach."""
+    teacher = recipe.data.teacher
+    asked = Thresholds(teacher.min_schema_f1, teacher.min_ut_hard) if teacher else Thresholds()
+    return lambda pair: asked if pair.source == "teacher" else Thresholds()
 
 
 def _server(pair: Pair, verdict: Verification) -> Server:

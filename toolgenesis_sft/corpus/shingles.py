@@ -31,6 +31,7 @@ NEAR_DUPLICATE = 0.8  # estimated Jaccard; its standard error at 64 permutations
 WORD = re.compile(r"\w+|[^\w\s]")
 MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: spreads consecutive positions
 OWN_NAME = "v"
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 NOTHING: Hashes = np.zeros(0, dtype=np.uint64)
 
 
@@ -50,11 +51,11 @@ def normalised(code: str) -> str:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError):
         return code
-    own = _own_names(tree)
+    own, attributes = _own_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in own:
             node.id = OWN_NAME
-        elif isinstance(node, ast.Attribute) and node.attr in own:
+        elif isinstance(node, ast.Attribute) and node.attr in attributes:
             node.attr = OWN_NAME
         elif isinstance(node, ast.arg | ast.keyword) and node.arg in own:
             node.arg = OWN_NAME
@@ -164,20 +165,26 @@ def _permutations() -> NDArray[np.uint32]:
     return np.asarray(MinHash(NUM_PERMUTATIONS, scheme=MINHASH_SCHEME).permutations)
 
 
-def _own_names(tree: ast.Module) -> set[str]:
-    """What the program names itself: variables, arguments, functions, classes; not its imports."""
+def _own_names(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """What the program names itself, imports excepted: its variables, arguments, functions and
+    classes; and apart from them the attributes and methods of its objects."""
     own: set[str] = set()
+    attributes: set[str] = set()
     imported: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             own.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            attributes.add(node.attr)
         elif isinstance(node, ast.arg):
             own.add(node.arg)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             own.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                attributes |= {inner.name for inner in node.body if isinstance(inner, FUNCTION)}
         elif isinstance(node, ast.Import | ast.ImportFrom):
             imported.update(alias.asname or alias.name for alias in node.names)
-    return own - imported
+    return own - imported, attributes
 
 
 def _drop_docstring(

@@ -63,9 +63,14 @@ class SourceEntry(Section):
 
 @dataclass(frozen=True)
 class Source:
-    """A source that is there. digest: SHA-256 of its bytes, or a hub data set's fingerprint."""
+    """A source that is there.
+
+    name: as the recipe spells it. label: what its samples carry: its name in the catalogue, or
+    the last part of its path. digest: SHA-256 of its bytes, or a hub data set's fingerprint.
+    """
 
     name: str
+    label: str
     entry: SourceEntry
     path: Path
     digest: str
@@ -76,7 +81,7 @@ class Source:
 
     def facts(self) -> dict[str, Json]:
         return {
-            "name": self.name,
+            "name": self.label,
             "layout": self.entry.layout,
             "licence": self.entry.licence,
             "digest": self.digest,
@@ -91,15 +96,26 @@ def resolve_sources(recipe: Recipe) -> list[Source]:
     names = [name for name in recipe.data.sources if name != "teacher"]
     if len(set(names)) != len(names):
         raise UserError("data.sources", names, "names a source twice", "name each one once")
-    return [_source(name, _entry(name, recipe, catalogue)) for name in names]
+    sources = [_source(name, _entry(name, recipe, catalogue), name in catalogue) for name in names]
+    labels = [source.label for source in sources]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(
+                "data.sources",
+                label,
+                "is the name of two sources",
+                "declare one under another name",
+            )
+    return sources
 
 
 def weights_of(recipe: Recipe, sources: list[Source]) -> dict[str, float]:
-    """Share of the samples by source: the recipe's, else the catalogue's; empty where all samples
+    """Share of the samples by label: the recipe's, else the catalogue's; empty where all samples
     are taken. Raises UserError where the catalogue's do not add up."""
+    labels = {source.name: source.label for source in sources}
     if recipe.data.weights:
-        return dict(recipe.data.weights)
-    stated = {s.name: s.entry.weight for s in sources if s.entry.weight is not None}
+        return {labels.get(name, name): share for name, share in recipe.data.weights.items()}
+    stated = {s.label: s.entry.weight for s in sources if s.entry.weight is not None}
     if not stated:
         return {}
     if len(stated) != len(recipe.data.sources) or abs(sum(stated.values()) - 1) > 0.005:
@@ -196,7 +212,8 @@ def _benchmark_entry(recipe: Recipe, catalogue: dict[str, SourceEntry]) -> Sourc
 
 
 def _detected(path: Path) -> SourceLayout:
-    probe = Source(path.name, SourceEntry(layout="messages", path=str(path), licence="-"), path, "")
+    entry = SourceEntry(layout="messages", path=str(path), licence=NOT_STATED)
+    probe = Source(path.name, path.stem, entry, path, "")
     _, first = next(rows(probe), ("", {}))
     try:
         row = decoded(first)
@@ -220,17 +237,18 @@ def _no_layout(path: Path, detail: str) -> UserError:
     )
 
 
-def _source(name: str, entry: SourceEntry) -> Source:
+def _source(name: str, entry: SourceEntry, declared: bool) -> Source:
     if entry.hub:
         dataset = _hub_dataset(entry)
-        source = Source(name, entry, Path(entry.hub), str(dataset._fingerprint))
+        source = Source(name, name, entry, Path(entry.hub), str(dataset._fingerprint))
     else:
         path = resolve_path(entry.path or "")
         if not path.exists():
             raise UserError(
                 f"source {name}", str(path), "is not there", "mend its path, or take it out"
             )
-        source = Source(name, entry, path, _digest(path, entry))
+        label = path.parent.name if entry.layout == "benchmark" else path.stem
+        source = Source(name, name if declared else label, entry, path, _digest(path, entry))
     if entry.digest is not None and entry.digest != source.digest:
         raise UserError(
             f"source {name}: digest",

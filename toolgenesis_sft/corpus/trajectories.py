@@ -359,13 +359,14 @@ def _xlam_tool(entry: Json) -> ToolSchema:
 
 
 def _declared_in(system: str) -> tuple[ToolSchema, ...]:
-    """Tools in a <tools> block: a JSON list, or one JSON object after the other."""
-    block = TOOLS_BLOCK.search(system)
-    if not block or block.group(1)[:1] not in ("[", "{"):
-        return ()
-    if block.group(1).startswith("["):
-        return _tools(block.group(1))
-    return tuple(map(_tool, _leading_json(block.group(1))[1]))
+    """Tools in a <tools> block: a JSON list, or one JSON object after the other. A text that
+    speaks of empty `<tools> </tools>` tags before the real ones is usual."""
+    for block in TOOLS_BLOCK.findall(system):
+        if block.startswith("["):
+            return _tools(block)
+        if block.startswith("{"):
+            return tuple(map(_tool, _leading_json(block)[1]))
+    return ()
 
 
 def _leading_json(text: str) -> tuple[str, list[Json]]:

@@ -5,19 +5,23 @@ The verdict is kept by content: the same server, tests, runtime and rules are ne
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from toolgenesis_sft.benchmark import load_answer_keys
 from toolgenesis_sft.config import Score
 from toolgenesis_sft.corpus.pairs import Pair
 from toolgenesis_sft.errors import ModelFault, Outcome
 from toolgenesis_sft.progress import Progress
+from toolgenesis_sft.prompts import TrialCall
 from toolgenesis_sft.records import AnswerKey, Json, Record, ServerPrediction, ToolSchema
 from toolgenesis_sft.runs import append_record, fingerprint, mend_torn_line, read_records
-from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.sandbox.jail import self_test
+from toolgenesis_sft.sandbox.session import Sandbox, ServerSession
 from toolgenesis_sft.scoring.compliance import check_tools
 from toolgenesis_sft.scoring.strict import score_server
 from toolgenesis_sft.scoring.unit_tests import same
@@ -53,6 +57,26 @@ def gold_tool_names(benchmark: Path) -> dict[str, frozenset[str]]:
     }
 
 
+class SandboxOnDemand(Sandbox):
+    """A sandbox that is tested and started by the first server, so that a build in which every
+    verdict is known starts none."""
+
+    def __init__(self, server_python: Path) -> None:
+        super().__init__(server_python)
+        self._beginning, self._begun = threading.Lock(), False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def start(self, code: str) -> ServerSession:
+        with self._beginning:
+            if not self._begun:
+                self_test(self.server_python)
+                super().__enter__()
+                self._begun = True
+        return super().start(code)
+
+
 class Verifier:
     """Runs servers in the sandbox, several at once, and remembers what came out."""
 
@@ -84,6 +108,18 @@ class Verifier:
                     self.known[verdict.key] = verdict
                 progress.done("dropped" if verdict.reason else "verified")
                 yield verdict
+
+    def trial_calls(self, pair: Pair) -> tuple[TrialCall, ...]:
+        """Calls that a coder agent could make to try a training server: of each tool the first
+        that it should answer and the first that it should refuse; else the pair's examples."""
+        if not pair.in_benchmark:
+            return tuple(TrialCall(example.tool, example.arguments) for example in pair.examples)
+        calls: dict[tuple[str, bool], TrialCall] = {}
+        for test in self.keys[pair.slug].unit_tests:
+            if test.arguments is not None and not test.unanswerable:
+                call = TrialCall(test.tool, test.arguments, test.expects_error)
+                calls.setdefault((test.tool, test.expects_error), call)
+        return tuple(calls.values())
 
     def content(self, pair: Pair, thresholds: Thresholds) -> str:
         """What a verdict depends on, as one digest."""

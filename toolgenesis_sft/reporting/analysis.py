@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from toolgenesis_sft.records import FigureName, Record
-from toolgenesis_sft.reporting.breakdown import (
-    Alignment,
-    Contrast,
-    FaultCount,
-    Funnel,
-    PassAtK,
-    SideFigure,
-    Slice,
-)
+from toolgenesis_sft.reporting.breakdown import FaultCount, Funnel, SideFigure, Slice
+from toolgenesis_sft.reporting.contrasts import Contrast
 from toolgenesis_sft.reporting.curves import LossCurve
 from toolgenesis_sft.reporting.published import PublishedRow
+from toolgenesis_sft.reporting.samples import Alignment, PassAtK
 from toolgenesis_sft.reporting.study import ScenarioSet
 
 

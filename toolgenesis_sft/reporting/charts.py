@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
-from toolgenesis_sft.reporting.breakdown import Contrast
+from toolgenesis_sft.reporting.contrasts import Contrast
 from toolgenesis_sft.reporting.curves import LossCurve
 
 Points = Sequence[tuple[int, float]]

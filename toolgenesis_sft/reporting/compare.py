@@ -9,21 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from toolgenesis_sft.errors import UserError
-from toolgenesis_sft.records import FigureName, Json, Record, RunReport
+from toolgenesis_sft.records import FigureName, Json, Record
 from toolgenesis_sft.reporting import page, stats
-from toolgenesis_sft.reporting.analysis import Analysis
-from toolgenesis_sft.reporting.breakdown import Difference
+from toolgenesis_sft.reporting.contrasts import Difference
+from toolgenesis_sft.reporting.duels import (
+    Duel,
+    Loaded,
+    differences_of,
+    duels_of,
+    figures_of,
+    num_unscored,
+    pairs_of,
+    was_trained,
+)
 from toolgenesis_sft.reporting.report import load_report
-from toolgenesis_sft.reporting.study import BEFORE, TRAINED, ScenarioSet
+from toolgenesis_sft.reporting.study import ScenarioSet
 from toolgenesis_sft.runs import RunFolder, read_json, sha256_file, write_json, write_text
 
 RESAMPLES = 5000
-SCENARIO_SETS: tuple[ScenarioSet, ...] = ("held_out", "train", "all")
 BLOCKING = ("benchmark_digest", "tasks_digest", "profile")
 MAX_LISTED = 30  # servers listed a figure and side; comparison.json has them all
 
@@ -38,7 +46,9 @@ class Setting(Record):
 
 class FigureComparison(Difference):
     """A tested difference. `ci_family` is the bootstrap interval at the level of one test of the
-    family (1 - ALPHA / number of tests): differences outside it are excluded, all at once."""
+    family (1 - ALPHA / number of tests): differences outside it are excluded, all at once. Where
+    the test cannot exclude 0 it reaches to 0 as well: few changed servers make a bootstrap interval
+    too narrow, and the test is exact."""
 
     p_holm: float | None
     ci_family: tuple[float, float]
@@ -68,32 +78,6 @@ class Comparison(Record):
     pairs: tuple[Pair, ...]
 
 
-class Loaded(NamedTuple):
-    folder: Path
-    report: RunReport
-    analysis: Analysis
-
-
-class Side(NamedTuple):
-    """One contestant of one run."""
-
-    run: Loaded
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.run.folder.name}: {self.name}"
-
-
-class Duel(NamedTuple):
-    """Two sides on the servers that both were asked for, and that both have scores of."""
-
-    a: Side
-    b: Side
-    scenarios: ScenarioSet
-    tested: bool
-    slugs: tuple[str, ...]
-
-
 def compare(folders: list[Path], force: bool) -> Comparison:
     """Each later folder against the first; one folder: its rows against each other.
 
@@ -118,9 +102,9 @@ def compare(folders: list[Path], force: bool) -> Comparison:
                 f"has {len(run.report.harness_faults)} predictions that the harness did not score",
                 "run score and report again, or add --force to leave those servers out",
             )
-    duels = list(_duels(runs))
-    tests = [(i, f) for i, duel in enumerate(duels) if duel.tested for f in _figures(duel)]
-    p_values = significance([_differences(duels[i], figure) for i, figure in tests])
+    duels = list(duels_of(runs))
+    tests = [(i, f) for i, duel in enumerate(duels) if duel.tested for f in figures_of(duel)]
+    p_values = significance([differences_of(duels[i], figure) for i, figure in tests])
     adjusted = dict(zip(tests, p_values, strict=True))
     return Comparison(
         folders=tuple(str(folder) for folder in folders),
@@ -132,12 +116,12 @@ def compare(folders: list[Path], force: bool) -> Comparison:
                 b=str(duel.b),
                 scenarios=duel.scenarios,
                 tested=duel.tested,
-                memorisation=duel.scenarios == "train" and _was_trained(duel.b),
+                memorisation=duel.scenarios == "train" and was_trained(duel.b),
                 num_servers=len(duel.slugs),
-                num_unscored=_num_unscored(duel),
+                num_unscored=num_unscored(duel),
                 figures=tuple(
                     _compared(duel, figure, adjusted.get((i, figure)), len(tests))
-                    for figure in _figures(duel)
+                    for figure in figures_of(duel)
                 ),
             )
             for i, duel in enumerate(duels)
@@ -208,132 +192,10 @@ def _flat(tree: Json, prefix: str = "") -> Iterator[tuple[str, Json]]:
             yield f"{prefix}{name}", value
 
 
-def _duels(runs: list[Loaded]) -> Iterator[Duel]:
-    if len(runs) == 1:
-        sides = list(_sides_within(runs[0]))
-    else:
-        sides = [pair for other in runs[1:] for pair in _sides_between(runs[0], other)]
-    for a, b in sides:
-        sets = {name: _common(a, b, name) for name in SCENARIO_SETS}
-        primary = next(name for name in SCENARIO_SETS if sets[name] and name != "train")
-        for name, slugs in sets.items():
-            if slugs and not (name == "all" and slugs == sets[primary] and name != primary):
-                yield Duel(a, b, name, name == primary, slugs)
-
-
-def _common(a: Side, b: Side, scenarios: ScenarioSet) -> tuple[str, ...]:
-    """Slugs of a set that both runs were asked for, in the baseline's order."""
-    theirs = set(b.run.analysis.sets.get(scenarios, ()))
-    common = tuple(s for s in a.run.analysis.sets.get(scenarios, ()) if s in theirs)
-    if scenarios == "all" and not common:
-        raise UserError(
-            "compare",
-            f"{a} | {b}",
-            "have no scenario in common",
-            "compare runs that were asked for the same scenarios",
-        )
-    return common
-
-
-def _sides_within(run: Loaded) -> Iterator[tuple[Side, Side]]:
-    """Before against after training, then strategies of one model against its first."""
-    names = list(run.analysis.servers)
-    by_model: dict[str, list[str]] = {}
-    for name in names:
-        by_model.setdefault(name.rpartition("/")[0], []).append(name)
-    if len(names) < 2:
-        raise UserError(
-            "compare", str(run.folder), "has one row only", "name a second run to compare it with"
-        )
-    for name in by_model.get(TRAINED, ()):
-        before = f"{BEFORE}/{name.rpartition('/')[2]}"
-        if before in names:
-            yield Side(run, before), Side(run, name)
-    first, *others = [model for model in by_model if model != BEFORE]
-    for model in (first, *others):
-        baseline, *variants = by_model[model]
-        for name in variants:
-            yield Side(run, baseline), Side(run, name)
-    for model in others:
-        yield Side(run, by_model[first][0]), Side(run, by_model[model][0])
-
-
-def _sides_between(a: Loaded, b: Loaded) -> Iterator[tuple[Side, Side]]:
-    """Equal rows of two runs. Where only the models' names differ, equal strategies; where each
-    has one row, those."""
-    ours, theirs = _rows(a), _rows(b)
-    equal = [name for name in ours if name in theirs]
-    if equal:
-        for name in equal:
-            yield Side(a, name), Side(b, name)
-        return
-    by_strategy = {name.rpartition("/")[2]: name for name in theirs}
-    same_strategy = [name for name in ours if name.rpartition("/")[2] in by_strategy]
-    one_model = (
-        len({n.rpartition("/")[0] for n in ours})
-        == 1
-        == len({n.rpartition("/")[0] for n in theirs})
-    )
-    if one_model and same_strategy:
-        for name in same_strategy:
-            yield Side(a, name), Side(b, by_strategy[name.rpartition("/")[2]])
-    elif len(ours) == len(theirs) == 1:
-        yield Side(a, ours[0]), Side(b, theirs[0])
-    else:
-        raise UserError(
-            "compare",
-            f"{a.folder}: {', '.join(ours)} | {b.folder}: {', '.join(theirs)}",
-            "have no row (model and strategy) in common",
-            "compare runs with equal strategies, one model each",
-        )
-
-
-def _rows(run: Loaded) -> list[str]:
-    names = list(run.analysis.servers)
-    trained = [name for name in names if not name.startswith(f"{BEFORE}/")]
-    return trained or names
-
-
-def _figures(duel: Duel) -> list[FigureName]:
-    """Figures that both sides have on at least one common server."""
-    return [
-        figure
-        for figure in duel.a.run.analysis.servers[duel.a.name]
-        if figure in duel.b.run.analysis.servers[duel.b.name] and _pairs(duel, figure)
-    ]
-
-
-def _pairs(duel: Duel, figure: FigureName) -> list[tuple[str, float, float]]:
-    ours = duel.a.run.analysis.servers[duel.a.name][figure]
-    theirs = duel.b.run.analysis.servers[duel.b.name][figure]
-    return [
-        (slug, x, y)
-        for slug in duel.slugs
-        if (x := ours.get(slug)) is not None and (y := theirs.get(slug)) is not None
-    ]
-
-
-def _differences(duel: Duel, figure: FigureName) -> stats.Floats:
-    return np.array([y - x for _, x, y in _pairs(duel, figure)])
-
-
-def _num_unscored(duel: Duel) -> int:
-    """Servers that a harness fault keeps out of at least one figure."""
-    tables = [side.run.analysis.servers[side.name] for side in (duel.a, duel.b)]
-    return sum(
-        any(slug in values and values[slug] is None for t in tables for values in t.values())
-        for slug in duel.slugs
-    )
-
-
-def _was_trained(side: Side) -> bool:
-    return side.name.startswith(f"{TRAINED}/") and bool(side.run.analysis.trained_on)
-
-
 def _compared(
     duel: Duel, figure: FigureName, p_holm: float | None, num_tests: int
 ) -> FigureComparison:
-    pairs = _pairs(duel, figure)
+    pairs = pairs_of(duel, figure)
     a = np.array([x for _, x, _ in pairs])
     b = np.array([y for _, _, y in pairs])
     difference = b - a
@@ -343,6 +205,9 @@ def _compared(
     if p_holm is not None:
         found = "better" if result.difference > 0 else "worse"
         verdict = found if p_holm < stats.ALPHA else "not_shown"  # type: ignore[assignment]
+    low, high = stats.intervals(difference[:, None], RESAMPLES, family_level)[0]
+    if verdict == "not_shown":
+        low, high = min(low, 0.0), max(high, 0.0)
     changed = sorted(pairs, key=lambda pair: pair[1] - pair[2])
     return FigureComparison(
         figure=figure,
@@ -356,7 +221,7 @@ def _compared(
         ties=result.ties,
         num_servers=len(pairs),
         p_holm=p_holm,
-        ci_family=stats.intervals(difference[:, None], RESAMPLES, family_level)[0],
+        ci_family=(low, high),
         smallest_detectable=stats.smallest_detectable(difference, max(num_tests, 1)),
         verdict=verdict,
         won=tuple(slug for slug, x, y in changed if y > x),
@@ -399,21 +264,28 @@ def table(comparison: Comparison) -> str:
         memory = ", memorisation" if pair.memorisation else ""
         lines += [
             f"{page.plain(pair.b)}  against  {page.plain(pair.a)}",
-            f"{pair.num_servers} {page.SETS[pair.scenarios]} scenarios{memory}{tested}",
-            f"  {'figure':<14}{'a':>7}{'b':>7}{'b - a':>8}{'95 % interval':>18}{'p Holm':>8}"
-            f"{'won/lost':>10}  verdict",
+            f"{pair.num_servers} {page.SCENARIOS[pair.scenarios]}{memory}{tested}",
+            f"  {'figure':<13}{'a':>7}{'b':>7}{'b - a':>8}{'95 % interval':>17}{'p Holm':>8}"
+            f"{'won/lost':>10}{'could show':>12}  verdict",
         ]
         for figure in pair.figures:
             low, high = (f"{100 * bound:+.1f}" for bound in figure.ci95)
             p = "-" if figure.p_holm is None else f"{figure.p_holm:.3f}"
             lines.append(
-                f"  {page.TITLES[figure.figure]:<14}{figure.a:>7.3f}{figure.b:>7.3f}"
-                f"{100 * figure.difference:>+8.1f}{f'{low} to {high}':>18}{p:>8}"
-                f"{f'{figure.wins}/{figure.losses}':>10}  {sentence(figure)}"
+                f"  {page.TITLES[figure.figure]:<13}{figure.a:>7.3f}{figure.b:>7.3f}"
+                f"{100 * figure.difference:>+8.1f}{f'{low} to {high}':>17}{p:>8}"
+                f"{f'{figure.wins}/{figure.losses}':>10}"
+                f"{100 * figure.smallest_detectable:>12.1f}  {page.words(figure.verdict)}"
             )
         if pair.num_unscored:
             lines.append(f"  {pair.num_unscored} servers are left out: the harness owes a score")
         lines.append("")
+    lines += [
+        f"Differences in points of 100; {comparison.num_tests} tests, p by Holm. `could show`: the"
+        f" true difference that this",
+        f"many servers show {100 * stats.POWER:.0f} times in 100. `not shown` is no proof of"
+        " equality: see the interval.",
+    ]
     if comparison.settings:
         lines.append("What else differs between the runs:")
         for setting in comparison.settings:

@@ -119,6 +119,7 @@ SHOWN = frozenset(
 
 def scenario_detail(study: Study) -> dict[str, Json]:
     """By slug: what was asked for, and the gold tools."""
+    asked = set(study.sets["all"])
     return {
         scenario.slug: cut(
             {
@@ -133,7 +134,7 @@ def scenario_detail(study: Study) -> dict[str, Json]:
             }
         )
         for scenario in study.benchmark.scenarios
-        if scenario.slug in set(study.sets["all"])
+        if scenario.slug in asked
     }
 
 

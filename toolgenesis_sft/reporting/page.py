@@ -56,6 +56,11 @@ SETS: dict[str, str] = {
     "train": "training",
     "all": "all",
 }
+SCENARIOS: dict[str, str] = {
+    "held_out": "held-out scenarios",
+    "train": "training scenarios",
+    "all": "scenarios in all",
+}
 OUTCOMES = ("scored", "model_fault", "not_reached", "harness_fault")
 
 
@@ -129,6 +134,7 @@ def _environment() -> Environment:
         meanings=MEANINGS,
         strategies=STRATEGIES,
         sets=SETS,
+        scenario_sets=SCENARIOS,
         outcomes=OUTCOMES,
     )
     environment.filters.update(score=score_text, points=points_text, words=words)
@@ -271,7 +277,7 @@ def headline(report: RunReport) -> str:
         if (summary := group.figures.get(figure)) is not None and summary.mean_all is not None
     )
     who = f"{words(group.model)}, {strategy_title(group.strategy)}"
-    sentence = f"{who}: on {group.num_servers} {SETS[group.scenarios]} scenarios {said}."
+    sentence = f"{who}: on {group.num_servers} {SCENARIOS[group.scenarios]} {said}."
     sentence = sentence[0].upper() + sentence[1:]
     for other in report.groups:
         if (other.model, other.strategy) == (group.model, group.strategy) and other.memorisation:

@@ -18,10 +18,11 @@ from toolgenesis_sft.records import (
     GroupSummary,
     RunReport,
 )
-from toolgenesis_sft.reporting import breakdown, curves, evidence, page, stats
+from toolgenesis_sft.reporting import breakdown, contrasts, curves, evidence, page, samples, stats
 from toolgenesis_sft.reporting.analysis import Analysis
 from toolgenesis_sft.reporting.published import PublishedRow, published_rows
 from toolgenesis_sft.reporting.study import Contestant, ScenarioSet, Study, study_folder, study_run
+from toolgenesis_sft.reporting.values import Values, mean_over, server_values
 from toolgenesis_sft.runs import RunFolder, add_provenance, read_json, sha256_file, write_json
 
 SHORT: dict[FigureName, str] = {
@@ -77,7 +78,7 @@ def _write(study: Study, settings: Report) -> RunReport:
 
 def summarise(study: Study, settings: Report) -> RunReport:
     """Count: the one way from scores to figures."""
-    values = breakdown.server_values(study)
+    values = server_values(study)
     groups = tuple(
         _group(study, values, contestant, scenarios, settings.bootstrap_resamples)
         for contestant in study.contestants
@@ -98,10 +99,10 @@ def summarise(study: Study, settings: Report) -> RunReport:
         funnels=tuple(breakdown.funnels(study, values)),
         slices=tuple(breakdown.slices(study, values)),
         faults=tuple(breakdown.taxonomy(study, evidence.unit_test_faults(study))),
-        before_and_after=tuple(breakdown.before_and_after(study, values, resamples)),
-        strategy_gaps=tuple(breakdown.strategy_gaps(study, values, resamples)),
-        passes_at_k=tuple(breakdown.passes_at_k(study)),
-        alignments=tuple(breakdown.alignments(study)),
+        before_and_after=tuple(contrasts.before_and_after(study, values, resamples)),
+        strategy_gaps=tuple(contrasts.strategy_gaps(study, values, resamples)),
+        passes_at_k=tuple(samples.passes_at_k(study)),
+        alignments=tuple(samples.alignments(study)),
         side_figures=tuple(breakdown.side_figures(study)),
         loss=curves.loss_curve(study, settings),
         servers={str(contestant): figures for contestant, figures in values.items()},
@@ -121,7 +122,7 @@ def summarise(study: Study, settings: Report) -> RunReport:
 
 def _group(
     study: Study,
-    values: breakdown.Values,
+    values: Values,
     contestant: Contestant,
     scenarios: ScenarioSet,
     resamples: int,
@@ -156,7 +157,7 @@ def _summary(
     known = [values[slug] for slug in inside if values[slug] is not None]
     complete = len(known) == len(inside)
     return FigureSummary(
-        mean_all=breakdown.mean_over(values, inside),
+        mean_all=mean_over(values, inside),
         mean_reached=stats.mean(reached),
         n=len(inside),
         ci95=stats.intervals(np.array(known, dtype=np.float64)[:, None], resamples)[0]

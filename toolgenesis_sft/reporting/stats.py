@@ -25,7 +25,7 @@ ALPHA = 0.05
 POWER = 0.8
 PASS = 0.5  # a figure of one server counts as passed from here on (funnel, alignment)
 EXACT_PAIRS = 14  # up to here all sign flips are enumerated (2^14), above they are drawn
-PERMUTATIONS = 20_000
+PERMUTATIONS = 10_000
 CHUNK = 2_000_000  # numbers of one resampling block: memory stays flat in the number of servers
 
 

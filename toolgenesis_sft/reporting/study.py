@@ -78,8 +78,12 @@ class Study:
     left_out: tuple[str, ...] = ()
 
     def memorised(self, contestant: Contestant, scenarios: ScenarioSet) -> bool:
-        """Whether this row shows what the model was trained on."""
-        return contestant.model == TRAINED and bool(self.trained_on) and scenarios == "train"
+        """Whether this row shows what the model was trained on: the run's own model, or one of
+        its checkpoints, on training scenarios."""
+        if not self.trained_on or scenarios != "train":
+            return False
+        own = Path(contestant.model).absolute().is_relative_to(self.folder.root.absolute())
+        return contestant.model == TRAINED or own
 
     @property
     def figures(self) -> tuple[FigureName, ...]:
@@ -135,7 +139,7 @@ def study_run(recipe: Recipe, run: RunFolder) -> Study:
     predictions = {p.key: p for p in read_records(run.predictions, ServerPrediction)}
     found = {Contestant(p.model, p.strategy) for p in predictions.values()}
     models = {contestant.model for contestant in found}
-    if TRAINED in models and recipe.generate.compare_before_training:
+    if recipe.generate.compare_before_training and recipe.generate.engine != "endpoint":
         models.add(BEFORE)
     found |= {Contestant(model, s) for model in models for s in recipe.generate.strategies}
     return _study(

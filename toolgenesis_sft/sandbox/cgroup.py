@@ -26,7 +26,7 @@ class ControlGroup:
 
     def __init__(self, folders: dict[str, Path], memory_mib: int, num_processes: int) -> None:
         self.folders = folders
-        for folder in folders.values():
+        for folder in set(folders.values()):
             folder.mkdir()
         memory, pids = self.folders["memory"], self.folders["pids"]
         if memory == pids:
@@ -76,7 +76,9 @@ class ControlGroups:
         self._limits = (memory_mib, num_processes)
         self._free: list[ControlGroup] = []
         self._closed = False
-        self.mechanism, self._parents = _writable_parents()
+        self.mechanism, self._parents = writable_parents(
+            Path("/proc/self/mounts").read_text(), Path("/proc/self/cgroup").read_text()
+        )
         for parent in set(self._parents.values()):
             _sweep(parent)
         if self.mechanism != "rlimits":
@@ -111,15 +113,16 @@ class ControlGroups:
         return ControlGroup(folders, *self._limits)
 
 
-def _writable_parents() -> tuple[Mechanism, dict[str, Path]]:
-    mounts = [MOUNT.match(line) for line in Path("/proc/self/mounts").read_text().splitlines()]
+def writable_parents(mounts: str, groups: str) -> tuple[Mechanism, dict[str, Path]]:
+    """Where groups can be made: the mechanism and the folder for each of memory and pids.
+    `mounts` and `groups` are the texts of /proc/self/mounts and /proc/self/cgroup."""
     own = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             own[controller] = path.lstrip("/")
     parents: dict[str, Path] = {}
-    for mount in filter(None, mounts):
+    for mount in filter(None, map(MOUNT.match, mounts.splitlines())):
         root, kind, options = Path(mount[1]), mount[2], mount[3].split(",")
         if kind == "cgroup2":
             here = root / own.get("", "")

@@ -1,20 +1,25 @@
 """The jail: one bubblewrap with a warm zygote in it, and what each server forked there may do.
 
-Covered, each with a test of the same words in tests/sandbox/:
-- no network: no interface, loopback included; only local and internet sockets can be made at all
-- no file of the host but the interpreter, its environment and the system's libraries; read-only
-- no environment variable of the harness
-- no process of the host or of another server can be seen, traced or signalled
-- nothing that a server writes outlives it or reaches another server
-- another uid, no capabilities, no new privileges, no further namespaces
-- memory, processes, CPU time, file size, space and number of files in /tmp are limited
-- the whole process tree of a server ends with its session, and all of them with the harness
-- what a server sends is capped in bytes, depth and time before it is decoded
+Covered; the words before each colon name a test in tests/sandbox/:
+- no way out over the network: no interface, loopback included; only local and internet sockets
+- no secret of the harness can be read: of the host there are the interpreter, its environment and
+  the system's libraries, read-only; no variable of the harness, no process but the server's own
+- nothing written reaches the host or the next server: /tmp and /dev/shm are fresh for each server
+- no privilege is left to a server: another uid, no capabilities, no further namespaces, no tracing
+- a fork bomb stops at the limit of processes: by rlimit, and by cgroup where there is one
+- a memory bomb is an error of its own tool: likewise; a whole tree is held only by a cgroup
+- disk and inodes fill no further than the private folders: sized tmpfs
+- cpu time is limited: by rlimit, and by the wall clock of each phase
+- no process outlives its session: SIGKILL to process 1 of the server's PID namespace
+- killing the harness leaves no process: nor does the end of the thread that started the sandbox
+- a flood ends its own server in flat memory: bytes, depth and time are capped before decoding
 
 Not covered: faults of the kernel itself; side channels (timing, load, caches); how much CPU a
 server takes from its neighbours while its time runs; where only rlimits are at hand (`self_test`
 names the mechanism), the memory of a process tree as a whole, which is then bounded by processes
-times memory; and what a server attempts by means that a Python audit hook does not see.
+times memory; before Linux 5.14, a limit of processes for each server apart (it counts all of a
+uid); what a server attempts by means that a Python audit hook does not see. The clock and
+os.urandom are real; `random` starts from the same seed in every server.
 """
 
 from __future__ import annotations
@@ -23,7 +28,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -33,58 +37,23 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.records import Json
+from toolgenesis_sft.sandbox.bubblewrap import MEND_BWRAP, command, is_privileged
 from toolgenesis_sft.sandbox.cgroup import ControlGroup, ControlGroups
-from toolgenesis_sft.sandbox.runtime import runtime, visible_folders
+from toolgenesis_sft.sandbox.runtime import runtime
 
-HERE = Path(__file__).resolve().parent
-INSIDE = "/opt/toolgenesis"
-CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 6, 7, 8, 21
-PLAIN_FOLDERS = (
-    "/dev",
-    "/dev/shm",
-    "/etc",
-    "/etc/ssl",
-    "/opt",
-    INSIDE,
-    f"{INSIDE}/toolgenesis_sft",
-    f"{INSIDE}/toolgenesis_sft/sandbox",
-    "/tmp",
-    "/usr",
-)
-DEVICES = ("null", "zero", "full", "random", "urandom")
-ENVIRONMENT = {
-    "HOME": "/tmp",
-    "LANG": "C.UTF-8",
-    "LC_ALL": "C.UTF-8",
-    "PATH": "/usr/bin:/bin",
-    "TMPDIR": "/tmp",
-    "TZ": "UTC",
-    "USER": "nobody",
-    "PYTHONHASHSEED": "0",
-    "PYTHONPATH": INSIDE,
-    "MALLOC_ARENA_MAX": "2",
-    "FASTMCP_CHECK_FOR_UPDATES": "off",
-    "FASTMCP_SHOW_SERVER_BANNER": "false",
-    "FASTMCP_ENABLE_RICH_TRACEBACKS": "false",
-}
 ZYGOTE_START_S = 60.0
 SELF_TEST_S = 30.0
 NOTICE_S = 0.02
+SERVER_LIMITS = ("memory_mib", "num_processes", "file_mib", "cpu_s", "tmp_mib", "num_files")
 HEADROOM_MIB = (
     128  # of the control group above the rlimit, so that Python's MemoryError comes first
 )
 MEND_READ = (
-    "let every user read the servers' environment and its interpreter (chmod -R a+rX), and see"
-    " that the disk of /tmp and the memory suffice"
-)
-MEND_BWRAP = (
-    "install bubblewrap (apt-get install bubblewrap) and allow user namespaces"
-    " (sysctl user.max_user_namespaces=10000; in a container --cap-add SYS_ADMIN"
-    " --security-opt seccomp=unconfined --security-opt apparmor=unconfined)"
+    "let every user read the servers' environment and its interpreter (chmod -R a+rX); an ordinary"
+    " user needs Linux 5.14 or newer"
 )
 
 
@@ -114,65 +83,6 @@ class Limits:
 def runtime_digest(server_python: Path) -> str:
     """SHA-256 of the sorted `name==version` lines of the servers' environment."""
     return runtime(server_python).digest
-
-
-def is_privileged() -> bool:
-    """Whether this process may make namespaces and change its uid without a user namespace."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.split("CapEff:")[1].split()[0], 16)
-    return all(effective >> bit & 1 for bit in (CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN))
-
-
-def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> list[str]:
-    """The command line that starts the jail and its zygote. Raises UserError without bwrap."""
-    bwrap = shutil.which("bwrap")
-    if bwrap is None:
-        raise UserError("sandbox", "bwrap", "is not installed", MEND_BWRAP)
-    where = runtime(server_python)
-    line = [bwrap, "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
-    line += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
-    line += ["--unshare-cgroup-try", "--cap-drop", "ALL"]
-    for capability in ("SYS_ADMIN", "SETUID", "SETGID", "SETPCAP"):
-        line += ["--cap-add", f"CAP_{capability}"]
-    if not is_privileged():
-        line += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
-    folders = visible_folders(where)
-    # bwrap makes the parents of a mount for root alone
-    parents = {parent for folder in folders for parent in folder.parents} - {Path("/")}
-    for parent in sorted(parents | {Path(name) for name in PLAIN_FOLDERS}):
-        line += ["--dir", str(parent)]
-    for folder in folders:
-        line += ["--ro-bind", str(folder), str(folder)]
-    for name in ("lib", "lib32", "lib64"):
-        link = Path("/", name)
-        if link.is_symlink():
-            line += ["--symlink", str(link.readlink()), str(link)]
-        elif link.is_dir():
-            line += ["--ro-bind", str(link), str(link)]
-    for path in ("/etc/ld.so.cache", "/etc/ssl/certs", "/etc/alternatives"):
-        line += ["--ro-bind-try", path, path]
-    line += ["--ro-bind", str(HERE / "inside"), f"{INSIDE}/toolgenesis_sft/sandbox/inside"]
-    line += ["--ro-bind", str(HERE / "shim" / "src"), f"{INSIDE}/src"]
-    for name in DEVICES:
-        line += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    for place, name in enumerate(("stdin", "stdout", "stderr")):
-        line += ["--symlink", f"/proc/self/fd/{place}", f"/dev/{name}"]
-    line += ["--symlink", "/proc/self/fd", "/dev/fd"]
-    line += ["--proc", "/proc", "--remount-ro", "/"]
-    for name, value in ENVIRONMENT.items():
-        line += ["--setenv", name, value]
-    line += ["--chdir", "/", str(where.python), "-s", "-B"]
-    line += ["-m", "toolgenesis_sft.sandbox.inside.zygote"]
-    return [*line, str(socket_fd), json.dumps(settings)]
-
-
-def settings(limits: Limits) -> dict[str, Any]:
-    """What the zygote is told."""
-    names = ("memory_mib", "num_processes", "file_mib", "cpu_s", "tmp_mib", "num_files")
-    return {
-        "limits": {name: getattr(limits, name) for name in names},
-        "change_uid": is_privileged(),
-    }
 
 
 @dataclass
@@ -219,7 +129,12 @@ class Jail:
         self._lock = threading.Lock()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the jail
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        line = command(server_python, theirs.fileno(), settings(limits))
+        self.is_privileged = is_privileged()
+        settings = {
+            "limits": {name: getattr(limits, name) for name in SERVER_LIMITS},
+            "change_uid": self.is_privileged,
+        }
+        line = command(server_python, theirs.fileno(), settings)
         started = threading.Event()
 
         def keep() -> None:
@@ -333,26 +248,31 @@ class Jail:
 
 
 SELF_TEST = b"""
-import json, os, socket, sys
+import json, os, socket, sys, threading
 def refused(action):
     try:
         action()
     except OSError:
         return True
     return False
-def connect():
-    socket.create_connection(("127.0.0.1", 9), timeout=1)
+def readable(folder):
+    return all(os.access(os.path.join(folder, name), os.R_OK) for name in os.listdir(folder))
+status = open("/proc/self/status").read()
+thread = threading.Thread(target=print)
+thread.start()
 facts = {
-    "no_network": refused(connect) and os.listdir("/proc/sys/net/ipv4/conf") != [],
+    "no_network": refused(lambda: socket.create_connection(("127.0.0.1", 9), timeout=1)),
     "no_vsock": refused(lambda: socket.socket(40, socket.SOCK_STREAM)),
     "read_only_root": refused(lambda: open("/probe", "w"))
     and refused(lambda: open(sys.prefix + "/probe", "w")),
     "private_tmp": os.listdir("/tmp") == ["server.py"],
     "alone": [name for name in os.listdir("/proc") if name.isdigit()] == ["1"],
     "other_uid": os.getuid() == 65534,
-    "no_capabilities": "CapEff:\t0000000000000000" in open("/proc/self/status").read(),
-    "system_call_filter": "Seccomp:\t2" in open("/proc/self/status").read(),
+    "no_capabilities": "CapEff:\t0000000000000000" in status,
+    "system_call_filter": "Seccomp:\t2" in status,
+    "libraries_readable": all(map(readable, filter(os.path.isdir, sys.path[1:]))),
 }
+thread.join()
 os.write(1, json.dumps(facts).encode())
 os._exit(0)
 """
@@ -361,32 +281,33 @@ os._exit(0)
 def self_test(server_python: Path, limits: Limits | None = None) -> dict[str, str | int | bool]:
     """Start the jail, run a server that tries to get out, and say what holds it.
 
-    Keys: `mechanism` (cgroup v2, cgroup v1 or rlimits), `mode` (root, or user namespace), versions,
-    `runtime_digest`, `runtime_packages`, and one true value for each property tested. Raises
-    UserError, with how to mend it, where bwrap is missing, cannot start or does not isolate.
+    Keys: `mechanism` (cgroup v2, cgroup v1 or rlimits), `mode` (root or user namespace),
+    `runtime_digest`, `runtime_packages`, versions, and one true value for each property tested.
+    Raises UserError, with how to mend it, where bwrap is missing, cannot start or does not isolate.
     """
     found = runtime(server_python)
     jail = Jail(server_python, limits or Limits())
     try:
         process = jail.spawn(SELF_TEST)
         answer = _read_to_end(process.stdout, SELF_TEST_S)
-        said = _read_to_end(process.report.fileno(), 0.1)
+        said = _read_to_end(process.report.fileno(), 0.1) or jail.log()[-200:]
         jail.end(process)
-        log = jail.log()
+    except HarnessFault as fault:
+        raise UserError("sandbox", str(fault), "no server can be shut in", MEND_BWRAP) from fault
     finally:
         jail.close()
     try:
-        facts: dict[str, bool] = json.loads(answer)
-    except ValueError as error:
-        raise UserError(
-            "sandbox", said or log, "the test server does not run", MEND_READ
-        ) from error
-    leaks = [name for name, holds in facts.items() if not holds]
-    if leaks:
-        raise UserError("sandbox", ", ".join(leaks), "the jail does not isolate", MEND_BWRAP)
+        facts: dict[str, bool] = json.loads(answer.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise UserError("sandbox", said, "the test server does not run", MEND_READ) from error
+    broken = [name for name, holds in facts.items() if not holds]
+    if broken == ["libraries_readable"]:
+        raise UserError("score.server_python", str(server_python), "is not for all", MEND_READ)
+    if broken:
+        raise UserError("sandbox", ", ".join(broken), "the jail does not isolate", MEND_BWRAP)
     return {
         "mechanism": jail.groups.mechanism,
-        "mode": "root" if is_privileged() else "user namespace",
+        "mode": "root" if jail.is_privileged else "user namespace",
         "runtime_digest": found.digest,
         "runtime_packages": found.num_packages,
         **{key: str(value) for key, value in jail.environment.items()},

@@ -102,11 +102,14 @@ class Program:
         self._calls: dict[int, ast.Call] = {}
         self._copied: set[int] = set()
         self._known: dict[tuple[str, Hashable], Origins] = {}
+        self._declaring: list[Scope] = []
         # (node, its scope, whether only what is called in it runs, whether it always runs)
         self._todo: list[tuple[ast.AST, Scope, bool, bool]] = []
         self._push(tree.body, self.module, certain=True)
         while self._todo:
             self._read(*self._todo.pop())
+        for scope in self._declaring:
+            self._share(scope)
 
     def uses(self) -> list[Use]:
         """In order of lines. A call or a subscript is one where it has a name's origin."""
@@ -173,6 +176,7 @@ class Program:
                         self._bind(scope, name, node.lineno, certain, origin)
             case ast.Global() | ast.Nonlocal():
                 scope.elsewhere.update(node.names)
+                self._declaring.append(scope)
             case ast.Assign():
                 for target in node.targets:
                     self._assign(target, node.value, scope)
@@ -275,6 +279,17 @@ class Program:
         if certain:
             scope.certain[name] = min(line, scope.certain.get(name, line))
 
+    def _share(self, scope: Scope) -> None:
+        """What a function binds to a `global` or `nonlocal` name is bound further out."""
+        outer = scope.parent
+        while outer is not None:
+            for name in scope.elsewhere:
+                if outer.bound(name) or outer.kind == "module":
+                    outer.origins[name] |= scope.origins.get(name, set())
+                    outer.values[name] += scope.values.get(name, [])
+                    outer.instances[name] += scope.instances.get(name, [])
+            outer = outer.parent
+
     def _read_target(self, target: ast.expr, scope: Scope, line: int, certain: bool) -> None:
         if isinstance(target, ast.Name):
             self._bind(scope, target.id, line, certain)
@@ -323,14 +338,14 @@ class Program:
             case ast.Name():
                 yield from self._name(node.id, scope, node.lineno, depth)
             case ast.Attribute():
-                path, root = [node.attr], node.value
+                path, root = attributes(node), node.value
                 while isinstance(root, ast.Attribute):
-                    path.append(root.attr)
                     root = root.value
-                bases = self.origins(root, scope, depth)
-                if not bases:  # `self.folder.iterdir`, after `self.folder = Path(...)`
-                    bases = self._attribute(path.pop(), depth)
-                yield from (".".join([base, *reversed(path)]) for base in bases)
+                for base in self.origins(root, scope, depth):
+                    yield ".".join([base, *path])
+                for place, name in enumerate(path, start=1):  # after `self.folder = Path(...)`
+                    for base in self._attribute(name, depth):
+                        yield ".".join([base, *path[place:]])
             case ast.Call():
                 yield from self._call(node, scope, depth)
             case ast.Subscript():

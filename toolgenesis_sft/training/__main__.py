@@ -163,4 +163,11 @@ def alone(lock: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if "RANK" in os.environ:
+        # Native threads that are still there at the interpreter's end abort the process (-6) now
+        # and then, after all work is done and the group is left.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

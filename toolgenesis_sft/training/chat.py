@@ -103,7 +103,7 @@ def spans(sample: ChatSample, loss_on: LossOn, thinking: bool) -> list[Span]:
         prompt = ASSISTANT_START
         if answer.startswith(EMPTY_THINK):
             prompt, answer = prompt + EMPTY_THINK, answer.removeprefix(EMPTY_THINK)
-        if keep_turns or number == len(turns):
+        if number == len(turns) or (keep_turns and not sample.last_turn_only):
             if not thinking and not prompt.endswith(EMPTY_THINK):
                 raise _refused(sample, "the last user message is a bare tool response")
             pieces += [Span(prompt, False), Span(answer + end, True), Span(after, False)]

@@ -39,6 +39,7 @@ class Machine:
         if self.number == 1:
             return {"main_process_port": "0"}
         return {
+            "deepspeed_multinode_launcher": "standard",  # one launcher a node, and no ssh
             "num_machines": str(self.number),
             "machine_rank": str(self.rank),
             "main_process_ip": self.main_address,

@@ -51,10 +51,11 @@ class RankFacts(Record):
 
 
 class Verdict(Record):
-    """`problems` is one line each and begins with the node's name; empty where all are fit."""
+    """`problems` is one line each and begins with the node's name; empty where all are fit, and
+    then `fit` says for each node what was measured."""
 
     problems: tuple[str, ...]
-    node_gb_s: dict[str, float] | None = None
+    fit: dict[str, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,8 +97,8 @@ def node_main(machine: Machine, ranks: int, arguments: list[str], verdict_path: 
     verdict = Verdict.from_line(verdict_path.read_bytes())
     if not machine.leads:
         return 0
-    for node, bandwidth in (verdict.node_gb_s or {}).items():
-        print(f"preflight: {node}: fit, {bandwidth:.1f} GB/s among its ranks")
+    for node, measured in verdict.fit.items():
+        print(f"preflight: {node}: fit{measured}")
     for problem in verdict.problems:
         print(f"preflight: {problem}")
     sys.stdout.flush()
@@ -112,7 +113,7 @@ def rank_main(run: Path, min_free_gib: float, gpus: bool, verdict_path: Path) ->
     facts = look_around(run, gpus)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=TIMEOUT_S))
     everyone = gather(facts)
-    verdict = Verdict(problems=unfit(everyone, min_free_gib))
+    verdict = Verdict(problems=unfit(everyone, min_free_gib), fit={})
     if not verdict.problems:
         everyone = gather(measure(facts, everyone, "cuda" if gpus else "cpu"))
         verdict = judge_bandwidth(everyone)
@@ -199,9 +200,9 @@ def measure(facts: RankFacts, everyone: Sequence[RankFacts], device: str) -> Ran
     # Every rank takes part in making every group, also of those that it is not in.
     node_groups = [(ranks, dist.new_group(ranks, backend=backend)) for ranks in ranks_of.values()]
     pair_groups = [(p, dist.new_group(p, backend=backend)) for p in pairs if len(firsts) > 2]
-    own, inside, neighbours = dist.get_rank(), 0.0, []
+    own, inside, neighbours = dist.get_rank(), None, []
     for ranks, group in node_groups:
-        if own in ranks:
+        if own in ranks and len(ranks) > 1:
             inside = all_reduce_gb_s(group, len(ranks), device)
     for pair, group in pair_groups:
         if own in pair:
@@ -212,13 +213,13 @@ def measure(facts: RankFacts, everyone: Sequence[RankFacts], device: str) -> Ran
 def all_reduce_gb_s(group: object, num_ranks: int, device: str) -> float:
     """Bus bandwidth: bytes x 2 (n - 1) / n over the time of one all-reduce, the best of three.
 
-    0 where it hangs: the process can then do nothing more on the device. A lone rank only copies.
+    0 where it hangs, or sums wrongly: the process can then do nothing more on the device.
     """
     import torch
     import torch.distributed as dist
 
     payload = torch.ones(PAYLOAD_BYTES[device] // 4, device=device)
-    share = 2 * (num_ranks - 1) / num_ranks if num_ranks > 1 else 1.0
+    share = 2 * (num_ranks - 1) / num_ranks
     best = 0.0
     for _ in range(4):  # the first one connects
         payload.fill_(1)
@@ -235,7 +236,7 @@ def all_reduce_gb_s(group: object, num_ranks: int, device: str) -> float:
 
 
 def judge_bandwidth(everyone: Sequence[RankFacts]) -> Verdict:
-    """A node is slow if it is slow inside, or towards both neighbours; 0 is a hang."""
+    """A node is unfit where it is slow inside, or towards both neighbours; 0 is a hang."""
     inside: dict[str, float] = {}
     outside: dict[str, float] = {}
     for facts in everyone:
@@ -244,6 +245,7 @@ def judge_bandwidth(everyone: Sequence[RankFacts]) -> Verdict:
         if facts.neighbour_gb_s:
             outside[facts.node] = max(facts.neighbour_gb_s)
     problems = []
+    fit = {facts.node: "" for facts in everyone}
     for what, found in (("among its ranks", inside), ("to its neighbours", outside)):
         for node, bandwidth in found.items():
             others = [value for other, value in found.items() if other != node]
@@ -252,7 +254,8 @@ def judge_bandwidth(everyone: Sequence[RankFacts]) -> Verdict:
                 problems.append(
                     f"{node}: all-reduce {what} at {bandwidth:.1f} GB/s, other nodes {usual:.1f}"
                 )
-    return Verdict(problems=tuple(problems), node_gb_s=inside)
+            fit[node] += f"; all-reduce {what} {bandwidth:.1f} GB/s"
+    return Verdict(problems=tuple(problems), fit={} if problems else fit)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
@@ -40,11 +40,12 @@ from toolgenesis_sft.runs import (
     write_json,
 )
 from toolgenesis_sft.training import chat
-from toolgenesis_sft.training.chat import CHAT_TEMPLATE, TURN_END, Span, spans
+from toolgenesis_sft.training.chat import CHAT_TEMPLATE, TURN_END, TURN_START, Span, spans
 from toolgenesis_sft.training.tokenizer import digest, load_tokenizer, resolve_tokenizer
 
 Split = Literal["train", "val"]
 SAMPLES_PER_BATCH = 1024  # enough for the tokenizer's threads, little enough for memory
+SEAM_CHARACTERS = 64  # behind an answer's leading white space: more than a word that could merge
 
 
 @dataclass(frozen=True)
@@ -97,19 +98,17 @@ def encode(
     """Token ids of (sample id, spans) pairs, in parallel threads of the tokenizer.
 
     Each span is encoded alone, as an inference server encodes a prompt before the model answers.
-    The sample's whole text must give the same ids, else a prompt would not be an exact token
-    prefix of what is trained on: such a sample comes back as a UserError.
+    Where an answer's first characters would merge with its prompt's last, the prompt is no exact
+    token prefix of the text that is trained on: such a sample comes back as a UserError.
     """
+    merged = _merged_seams({seam for _, pieces in rendered for seam in _seams(pieces)}, tokenizer)
     texts = [span.text for _, pieces in rendered for span in pieces]
-    wholes = ["".join(span.text for span in pieces) for _, pieces in rendered]
-    encodings = iter(_encode_batch(tokenizer, texts))
+    encodings = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    turn_end = tokenizer.token_to_id(TURN_END)
     answers: list[Tokenized | UserError] = []
-    for (sample_id, pieces), whole in zip(rendered, _encode_batch(tokenizer, wholes), strict=True):
-        parts = list(islice(encodings, len(pieces)))
-        ids = np.concatenate(parts)
-        flags = [span.supervised for span in pieces]
-        mask = np.repeat(flags, [len(part) for part in parts])
-        if not np.array_equal(ids, whole):
+    for sample_id, pieces in rendered:
+        parts = [next(encodings).ids for _ in pieces]
+        if not merged.isdisjoint(_seams(pieces)):
             answers.append(
                 UserError(
                     "sample",
@@ -120,9 +119,37 @@ def encode(
                 )
             )
             continue
-        assert ids[mask][-1] == tokenizer.token_to_id(TURN_END), "an answer must end its turn"
+        ids = np.array(list(chain.from_iterable(parts)), dtype=np.int32)
+        flags = [span.supervised for span in pieces]
+        mask = np.repeat(flags, [len(part) for part in parts])
+        assert ids[mask][-1] == turn_end, "an answer must end its turn"
         answers.append(Tokenized(sample_id, ids, mask))
     return answers
+
+
+Seam = tuple[str, str]  # a generation prompt from its control token on, and how the answer begins
+
+
+def _seams(pieces: Sequence[Span]) -> Iterator[Seam]:
+    """The places where plain text meets plain text; anywhere else a control token parts them."""
+    for prompt, answer in pairwise(pieces):
+        if answer.supervised:
+            indent = len(answer.text) - len(answer.text.lstrip())
+            start = prompt.text.rindex(TURN_START)
+            yield prompt.text[start:], answer.text[: indent + SEAM_CHARACTERS]
+
+
+def _merged_seams(seams: set[Seam], tokenizer: Tokenizer) -> set[Seam]:
+    """Those whose two sides give other tokens together than one after the other."""
+
+    def ids(texts: list[str]) -> list[list[int]]:
+        return [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    ordered = sorted(seams)
+    prompts, answers = ids([left for left, _ in ordered]), ids([right for _, right in ordered])
+    wholes = ids([left + right for left, right in ordered])
+    found = zip(ordered, prompts, answers, wholes, strict=True)
+    return {seam for seam, prompt, answer, whole in found if prompt + answer != whole}
 
 
 def load_tokens(recipe: Recipe, run: RunFolder, split: Split = "train") -> TokenSet:
@@ -333,11 +360,6 @@ class GrowingArray:
         header = {"descr": descr, "fortran_order": False, "shape": (self.size,)}
         np.lib.format.write_array_header_1_0(self.file, header)
         self.data_start = self.file.tell()
-
-
-def _encode_batch(tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[np.int32]]:
-    batch = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.array(encoding.ids, dtype=np.int32) for encoding in batch]
 
 
 def _empty() -> TokenSet:

@@ -139,7 +139,7 @@ async function openDrawer(index) {
   const [detail, scenario] = await Promise.all([unpack(details[index]), unpack(scenarios[row.slug])]);
   if (opened !== index) return;
   byId("drawer-title").textContent = row.slug;
-  byId("drawer-line").textContent = [words(row.model), data.strategies[row.strategy] || row.strategy, `sample ${row.sample}`, `${data.sets[row.set] || row.set} scenarios`, row.domain, row.kind].filter(Boolean).join(" · ");
+  byId("drawer-line").textContent = [words(row.model), data.strategies[row.strategy] || row.strategy, data.samples > 1 ? `sample ${row.sample}` : "", `${data.sets[row.set] || row.set} scenarios`, row.domain, row.kind].filter(Boolean).join(" · ");
   byId("drawer-body").replaceChildren(...drawServer(row, detail, scenario));
   const place = state.shown.indexOf(row);
   byId("previous").disabled = place <= 0;
@@ -171,7 +171,11 @@ drawer.addEventListener("close", () => {
 
 const section = (title, ...children) => [el("h3", {}, title), ...children.filter(Boolean)];
 const list_ = (items) => el("ul", { class: "plain" }, ...items.map((item) => el("li", {}, item)));
-const show = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2) ?? "");
+function show(value) {
+  if (typeof value === "string") return value;
+  const line = JSON.stringify(value) ?? "";
+  return line.length <= 100 ? line : JSON.stringify(value, null, 2);
+}
 
 function drawServer(row, detail, scenario) {
   const parts = [];

@@ -67,6 +67,8 @@ def arm(note: Callable[[str], None]) -> None:
                     break
                 if name.startswith(LIBRARY_AT_WORK) or name.endswith(EVENT_LOOP):
                     return
+                if "/importlib/" in name:
+                    return
                 frame = frame.f_back  # type: ignore[assignment]
             if frame is None:
                 return

@@ -114,7 +114,7 @@ def _limit_resources(limits: ServerLimits) -> None:
         (resource.RLIMIT_FSIZE, limits["file_mib"] * mib, limits["file_mib"] * mib),
         (resource.RLIMIT_CPU, limits["cpu_s"], limits["cpu_s"] + 1),
         (resource.RLIMIT_NOFILE, limits["num_files"], limits["num_files"]),
-        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_CORE, 1, 1),  # 0 would still run a core handler on the host, 1 does not
         (resource.RLIMIT_MEMLOCK, 0, 0),
     ):
         resource.setrlimit(which, (soft, hard))
@@ -142,20 +142,22 @@ FORBIDDEN = {
         "init_module": 175, "delete_module": 176, "finit_module": 313, "kexec_load": 246,
         "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "setns": 308,
         "perf_event_open": 298, "open_by_handle_at": 304, "process_vm_readv": 310,
-        "process_vm_writev": 311, "bpf": 321, "userfaultfd": 323,
+        "process_vm_writev": 311, "bpf": 321, "userfaultfd": 323, "memfd_create": 319,
+        "shmget": 29, "semget": 64, "msgget": 68,
     },
     "aarch64": {
         "ptrace": 117, "pivot_root": 41, "chroot": 51, "mount": 40, "umount2": 39,
         "init_module": 105, "delete_module": 106, "finit_module": 273, "kexec_load": 104,
         "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97, "setns": 268,
         "perf_event_open": 241, "open_by_handle_at": 265, "process_vm_readv": 270,
-        "process_vm_writev": 271, "bpf": 280, "userfaultfd": 282,
+        "process_vm_writev": 271, "bpf": 280, "userfaultfd": 282, "memfd_create": 279,
+        "shmget": 194, "semget": 190, "msgget": 186,
     },
 }  # fmt: skip
 FORBIDDEN_EVERYWHERE = {
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_getfd": 438,
-    "mount_setattr": 442,
+    "mount_setattr": 442, "memfd_secret": 447,
 }  # fmt: skip
 SOCKET_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 
@@ -166,9 +168,10 @@ X32_BIT = 0x4000_0000
 
 
 def _filter_system_calls() -> None:
-    """Refuse what no tool needs: new namespaces, mounts, tracing, keyrings, bpf, io_uring, and
-    every family of sockets but the local and the (empty) internet ones: a network namespace does
-    not hold AF_VSOCK, which reaches the host of a virtual machine."""
+    """Refuse what no tool needs: new namespaces, mounts, tracing, keyrings, bpf, io_uring, memory
+    that no rlimit counts (memfd, System V), and every family of sockets but the local and the
+    (empty) internet ones: a network namespace does not hold AF_VSOCK, which reaches the host of a
+    virtual machine."""
     program = filter_program(platform.machine())
     buffer = ctypes.create_string_buffer(program)
     header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))

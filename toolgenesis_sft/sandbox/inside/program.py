@@ -90,10 +90,8 @@ def _parse(code: bytes) -> tuple[Any, Any]:
         )  # type: ignore[return-value]
     except (SyntaxError, ValueError) as error:
         raise Unservable("syntax_error", _line(error)) from None
-    except RecursionError as error:
-        raise Unservable("syntax_error", f"nested too deeply ({error})") from None
-    except MemoryError:
-        raise Unservable("memory_limit", "while the program was compiled") from None
+    except (RecursionError, MemoryError):
+        raise Unservable("syntax_error", "too large or too deep to be compiled") from None
 
 
 def _is_main_guard(node: ast.stmt) -> bool:

@@ -136,11 +136,10 @@ def take_descriptors(fds: list[int]) -> socket.socket:
     for place, fd in enumerate(high):
         os.dup2(fd, place, inheritable=place < 3)
     os.closerange(5, 1 << 16)
-    # The zygote's own streams remember what they were opened on: a file that can seek.
+    # The zygote's own streams remember what they were opened on: a file that can seek. A line that
+    # is printed leaves at once, so that it is seen beside the protocol.
     for name, fd in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        stream = os.fdopen(
-            fd, "w" if fd else "r", 1 if fd == 2 else -1, "utf-8", "backslashreplace", closefd=False
-        )
+        stream = os.fdopen(fd, "w" if fd else "r", 1, "utf-8", "backslashreplace", closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     return socket.socket(fileno=REPORT_FD)

@@ -1,0 +1,149 @@
+"""A scripted teacher over HTTP, its servers run in the real sandbox."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from tests.corpus.conftest import Workbench
+from tests.generation.scripted_server import Fault, ScriptedServer, reply
+from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.errors import HarnessFault, UserError
+from toolgenesis_sft.records import ChatSample
+from toolgenesis_sft.runs import read_json, read_records
+
+SLUG = "triangle-solver"
+CANDIDATES = 6
+
+
+class Script:
+    """Every second answer is good: the reference server with another greeting in it; the others
+    are broken, each in its own way."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.code = (bench.servers / f"{SLUG}.py").read_text()
+        self.asked: list[int] = []
+        self.refuse_after: int | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, body: dict[str, Any]) -> dict[str, Any] | Fault:
+        number = int(body["seed"])
+        with self._lock:
+            if self.refuse_after is not None and len(self.asked) >= self.refuse_after:
+                return Fault("status", 401)
+            self.asked.append(number)
+        return reply(self.answer(number), prompt_tokens=100, completion_tokens=50)
+
+    def answer(self, number: int) -> str:
+        if number % 2 == 0:
+            return f"```python\n{self.code}{self.padding(number)}```"
+        broken = ("", "def broken(:", self.code.replace("FastMCP(", "FastMCP(description='x', "))
+        return broken[number // 2]
+
+    @staticmethod
+    def padding(number: int) -> str:
+        """A helper that no tool uses, long and different enough to be no near duplicate."""
+        lines = "\n".join(
+            f"    total += {number + 3}.{line} * value ** {line + number} - len(str(value % {line + 7}))"
+            for line in range(60)
+        )
+        return (
+            f"\n\ndef extra(value: float) -> float:\n    total = 0.0\n{lines}\n    return total\n"
+        )
+
+
+def recipe_of(bench: Workbench, url: str, *overrides: str):
+    bench.write_splits((SLUG,), bench_held_out(bench))
+    teacher = {"url": url, "model": "scripted", "num_candidates": CANDIDATES, "licence": "MIT"}
+    return bench.recipe(
+        "data.sources=[teacher]",
+        f"data.teacher={json.dumps(teacher)}",
+        "data.kinds={server: 1}",
+        "generate.concurrency=2",
+        *overrides,
+    )
+
+
+def bench_held_out(bench: Workbench) -> tuple[str, ...]:
+    return tuple(read_json(bench.root / "splits.json")["held_out"])
+
+
+def kept(bench: Workbench) -> list[str]:
+    samples = read_records(bench.run().data / "train.jsonl", ChatSample)
+    return [sample.id for sample in samples]
+
+
+def test_exactly_the_good_half_is_kept_and_the_yield_is_reported(bench: Workbench) -> None:
+    with ScriptedServer(Script(bench)) as server:
+        build(recipe_of(bench, server.url), bench.run())
+    assert kept(bench) == [f"teacher/{SLUG}/{number:03d}" for number in (0, 2, 4)]
+    report = read_json(bench.run().data / "data_report.json")
+    assert report["teacher"] == {
+        SLUG: {
+            "num_asked": CANDIDATES,
+            "num_kept": 3,
+            "num_prompt_tokens": 600,
+            "num_completion_tokens": 300,
+        }
+    }
+    assert report["licences"] == {"MIT": 3}
+    reasons = {drop["reason"] for drop in report["drops"]}
+    assert {"teacher: empty_completion", "teacher: syntax_error"} <= reasons
+    assert any("does not launch" in reason for reason in reasons)
+
+
+def test_only_training_scenarios_are_shown_to_the_teacher(bench: Workbench) -> None:
+    with ScriptedServer(Script(bench)) as server:
+        build(recipe_of(bench, server.url), bench.run())
+        prompts = {body["messages"][0]["content"] for body in server.bodies}
+    assert len(prompts) == 1
+
+
+def test_what_was_answered_is_never_asked_again(bench: Workbench) -> None:
+    """The teacher refuses in the middle, as if the build had been killed there."""
+    script = Script(bench)
+    script.refuse_after = 3
+    with ScriptedServer(script) as server:
+        recipe = recipe_of(bench, server.url)
+        with pytest.raises(HarnessFault):
+            build(recipe, bench.run())
+        assert not (bench.run().data / "manifest.json").exists()
+        with (bench.run().data / "teacher.jsonl").open("a") as file:
+            file.write('{"slug": "torn')
+        script.refuse_after = None
+        build(recipe, bench.run())
+    assert sorted(script.asked) == list(range(CANDIDATES))
+    assert len(kept(bench)) == 3
+
+
+def test_the_most_different_candidates_are_kept_first(bench: Workbench) -> None:
+    with ScriptedServer(Script(bench)) as server:
+        build(recipe_of(bench, server.url, "data.teacher.keep_per_scenario=2"), bench.run())
+    assert len(kept(bench)) == 2
+    drops = read_json(bench.run().data / "manifest.json")["drops"]
+    assert drops["teacher: more than data.teacher.keep_per_scenario"] == 1
+
+
+def test_a_teacher_that_repeats_itself_gives_one_sample(bench: Workbench) -> None:
+    script = Script(bench)
+    good = script.answer(0)
+    with ScriptedServer(lambda body: reply(good)) as server:
+        build(recipe_of(bench, server.url), bench.run())
+    assert len(kept(bench)) == 1
+    drops = read_json(bench.run().data / "manifest.json")["drops"]
+    assert drops == {"exact duplicate": CANDIDATES - 1}
+
+
+def test_a_teacher_that_is_down_is_the_harness_fault(bench: Workbench) -> None:
+    with ScriptedServer(Script(bench)) as server:
+        recipe = recipe_of(bench, server.url, "generate.request_timeout_s=2")
+    with pytest.raises(HarnessFault):
+        build(recipe, bench.run())
+
+
+def test_the_source_teacher_needs_its_section(bench: Workbench) -> None:
+    with pytest.raises(UserError, match="go together"):
+        bench.recipe("data.sources=[teacher]")

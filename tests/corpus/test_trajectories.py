@@ -1,0 +1,172 @@
+"""One small file of each layout (tests/corpus/layouts/) becomes the same conversation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolgenesis_sft.config import Train
+from toolgenesis_sft.corpus.drops import Unfit
+from toolgenesis_sft.corpus.trajectories import CONVERTERS, Conversation, convert, detect
+from toolgenesis_sft.records import ChatSample
+from toolgenesis_sft.training.chat import render
+from toolgenesis_sft.training.tokenizer import load_tokenizer, train_tokenizer
+from toolgenesis_sft.training.tokens import tokenize
+
+LAYOUTS = Path(__file__).with_name("layouts")
+QUESTION = "Will it rain in Ghent tomorrow?"
+ANSWER = "Yes, take an umbrella: 4 mm are expected in Ghent."
+RESULT = '{"rain_mm": 4}'
+ARGUMENTS = {"city": "Ghent", "days": 1}
+WITH_RESULTS = sorted(set(CONVERTERS) - {"xlam"})
+
+
+def rows(layout: str) -> list[dict]:
+    text = (LAYOUTS / f"{layout}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def first(layout: str) -> Conversation:
+    return convert(rows(layout)[0], layout)
+
+
+@pytest.mark.parametrize("layout", WITH_RESULTS)
+def test_a_tool_use_conversation_is_the_same_from_every_layout(layout: str) -> None:
+    conversation = first(layout)
+    said = [message for message in conversation.messages if message.role != "system"]
+    assert [message.role for message in said] == ["user", "assistant", "tool", "assistant"]
+    user, call, result, answer = said
+    assert user.content == QUESTION
+    assert [(c.name, c.arguments) for c in call.tool_calls] == [("get_forecast", ARGUMENTS)]
+    assert result.content == RESULT
+    assert answer.content.endswith(ANSWER)
+    [tool] = conversation.tools
+    assert (tool.name, tool.description) == ("get_forecast", "Forecast of a city.")
+    assert tool.input_schema["required"] == ["city"]
+
+
+@pytest.mark.parametrize("layout", sorted(CONVERTERS))
+def test_every_row_renders_with_its_tools_in_qwens_form(layout: str) -> None:
+    for row in rows(layout):
+        conversation = convert(row, layout)
+        text = render(conversation.messages, conversation.tools)
+        assert text.endswith("<|im_end|>\n")
+        assert ("# Tools" in text) == bool(conversation.tools)
+
+
+@pytest.mark.parametrize("layout", sorted(CONVERTERS))
+def test_the_layout_is_known_by_its_columns(layout: str) -> None:
+    assert {detect(row) for row in rows(layout)} == {layout}
+
+
+def test_xlam_has_calls_without_results_and_types_of_python() -> None:
+    user, call = first("xlam").messages
+    assert user.content == QUESTION
+    assert call.tool_calls[0].arguments == ARGUMENTS
+    schema = first("xlam").tools[0].input_schema
+    assert {name: facts["type"] for name, facts in schema["properties"].items()} == {
+        "city": "string",
+        "days": "integer",
+        "hours": "array",
+    }
+    assert schema["required"] == ["city"]
+
+
+def test_what_a_format_explains_about_itself_is_left_out() -> None:
+    """Qwen3 declares tools in its own words; two explanations would contradict each other."""
+    for layout in ("hermes", "glaive", "alpaca", "toucan"):
+        assert all(message.role != "system" for message in first(layout).messages), layout
+    kept = convert(rows("glaive")[1], "glaive")
+    assert kept.messages[0].role == "system"
+
+
+def test_reasoning_becomes_a_think_block() -> None:
+    assert first("toucan").messages[-1].content == f"<think>\n4 mm is rain.\n</think>\n\n{ANSWER}"
+    assert first("alpaca").messages[1].content.startswith("<think>\nI need the forecast.")
+
+
+def test_text_before_a_call_stays_with_it() -> None:
+    call = first("hermes").messages[1]
+    assert call.content == "I will look it up."
+    assert call.tool_calls
+
+
+TOOL = {"name": "f", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+
+
+def with_call(arguments: object, name: str = "f") -> dict:
+    return {
+        "messages": [
+            {"role": "user", "content": "go"},
+            {"role": "assistant", "tool_calls": [{"name": name, "arguments": arguments}]},
+        ],
+        "tools": [TOOL],
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        (with_call('{"n": '), "invalid tool call", "neither JSON nor a literal"),
+        (with_call("[1, 2]"), "invalid tool call", "arguments are no object"),
+        (with_call({"n": "two"}), "invalid tool call", 'n = "two" is no integer'),
+        (with_call({"n": True}), "invalid tool call", "n = true is no integer"),
+        (with_call({"m": 2}), "invalid tool call", "m is not an argument"),
+        (with_call({"n": 2}, "g"), "invalid tool call", "g is not declared"),
+        ({"text": "hi"}, "a column of the layout is missing", "messages"),
+        ({"messages": 7}, "row is not in its layout", "messages"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "wrong role order", "narrator"),
+        ({"messages": []}, "no answer", "no turn"),
+        ([1], "row is no JSON object", "[1]"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_refused_with_its_reason(row, reason, detail) -> None:
+    with pytest.raises(Unfit) as caught:
+        convert(row, "messages")
+    assert caught.value.reason == reason
+    assert detail in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "supervised"),
+    [
+        (
+            "all_turns",
+            [
+                '<tool_call>\n{"name": "get_forecast", "arguments": {"city": "Ghent", "days": 1}}'
+                "\n</tool_call><|im_end|>",
+                ANSWER + "<|im_end|>",
+            ],
+        ),
+        ("last_turn", [ANSWER + "<|im_end|>"]),
+    ],
+)
+def test_the_mask_supervises_exactly_the_assistants_spans(
+    loss_on: str, supervised: list[str], tmp_path: Path
+) -> None:
+    """Token by token: every token is of one side, and the supervised ones spell the answers."""
+    conversation = first("messages")
+    sample = ChatSample(
+        id="x",
+        messages=conversation.messages,
+        tools=conversation.tools,
+        kind="trajectory",
+        source="layouts",
+        licence="Apache-2.0",
+    )
+    train = Train(loss_on=loss_on)
+    text = render(sample.messages, sample.tools)
+    train_tokenizer([text], 600, tmp_path, False, 4096)
+    tokenizer = load_tokenizer(tmp_path)
+    tokens = tokenize(sample, tokenizer, train)
+    spelled: list[str] = []
+    before = False
+    for token, target in zip(tokens.ids.tolist(), tokens.mask.tolist(), strict=True):
+        if target and not before:
+            spelled.append("")
+        if target:
+            spelled[-1] += tokenizer.decode([token], skip_special_tokens=False)
+        before = target
+    assert spelled == supervised

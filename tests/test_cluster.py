@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from toolgenesis_sft.cli import main
+from toolgenesis_sft.cluster import Cluster, jobs, load_cluster
+from toolgenesis_sft.config import load_recipe
+from toolgenesis_sft.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+TINY = str(ROOT / "recipes" / "tiny_cpu.yaml")
+CLUSTERS = {
+    "example": (ROOT / "launch" / "cluster.example.yaml").read_text(encoding="utf-8"),
+    "everything": """
+partition: gpu
+cpu_partition: cpu
+account: a project's
+ranks_per_node: 8
+setup: ["module load cuda", "source /opt/env/bin/activate"]
+container: apptainer exec --nv image.sif
+scratch: /local/scratch of mine
+network_interface: ib0
+sbatch: ["--mem=0", "--exclusive"]
+""",
+    "nothing": "gpus: false\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def printed(capsys: pytest.CaptureFixture[str], cluster: str, *arguments: str) -> str:
+    Path("cluster.yaml").write_text(cluster, encoding="utf-8")
+    assert main(["submit", *arguments, "--print"]) == 0
+    return capsys.readouterr().out
+
+
+def script(text: str, job: str) -> str:
+    """One job's script out of what --print shows."""
+    return next(part for part in re.split(r"^(?=#!/)", text, flags=re.M) if f"# {job} of" in part)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS.values(), ids=CLUSTERS)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_scripts_of_every_recipe_pass_shellcheck(
+    recipe: Path, cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, cluster, str(recipe), "generate.endpoint_model=it's; a $(name)")
+    shellcheck = shutil.which("shellcheck")
+    assert shellcheck, "run launch/setup.sh dev, which installs shellcheck"
+    for part in (text, *(script(text, job) for job in ("train", "generate", "score", "report"))):
+        done = subprocess.run(
+            [shellcheck, "-"], input=part, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_printing_needs_no_slurm_no_data_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert "#SBATCH" in printed(capsys, "{}", str(ROOT / "recipes" / "qwen3_8b_sft.yaml"))
+    assert [path.name for path in Path().iterdir()] == ["cluster.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "nodes", "ranks_of_a_node"), [(1, 1, 1), (8, 1, 8), (32, 4, 8), (6, 1, 6)]
+)
+def test_nodes_follow_from_the_recipes_ranks(ranks: int, nodes: int, ranks_of_a_node: int) -> None:
+    recipe = load_recipe(Path(TINY), (f"train.num_processes={ranks}",))
+    train = jobs(recipe, Cluster(ranks_per_node=8))[0]
+    assert (train.nodes, train.gpus, train.cpus) == (nodes, ranks_of_a_node, ranks_of_a_node * 8)
+
+
+def test_ranks_that_do_not_fill_their_nodes_are_refused() -> None:
+    recipe = load_recipe(Path(TINY), ("train.num_processes=12",))
+    with pytest.raises(UserError, match=r"train.num_processes = 12.*whole nodes of 8"):
+        jobs(recipe, Cluster())
+
+
+def test_scoring_and_reporting_take_no_gpu() -> None:
+    chain = {job.name: job for job in jobs(load_recipe(Path(TINY)), Cluster(cpu_partition="cpu"))}
+    assert [job.gpus for job in chain.values()] == [2, 1, 0, 0]
+    assert {chain["score"].partition, chain["report"].partition} == {"cpu"}
+
+
+def test_an_endpoint_elsewhere_takes_no_gpu_here() -> None:
+    recipe = load_recipe(
+        Path(TINY), ("generate.engine=endpoint", "generate.endpoint_url=http://host/v1")
+    )
+    assert jobs(recipe, Cluster())[1].gpus == 0
+
+
+def test_a_training_asks_for_its_signal_and_its_place_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = script(printed(capsys, CLUSTERS["everything"], TINY), "train")
+    for line in ("--requeue", "--signal=USR1@300", "--account='a project'\"'\"'s'", "--mem=0"):
+        assert f"#SBATCH {line}\n" in train
+    assert "set -euo pipefail" in train
+    assert train.count("srun --kill-on-bad-exit=1") == 1
+    assert "NCCL_SOCKET_IFNAME=ib0" in train
+
+
+def test_overrides_arrive_as_they_were_given(capsys: pytest.CaptureFixture[str]) -> None:
+    override = "generate.endpoint_model=it's; a $(name)"
+    text = script(printed(capsys, CLUSTERS["nothing"], TINY, override, "--run", "r"), "report")
+    shown = text.splitlines()[-1].replace("srun --kill-on-bad-exit=1", "printf '%s\\n'")
+    echoed = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
+    assert echoed.stdout.splitlines()[3:] == ["report", TINY, override, "--run", "r"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("partitoin: gpu\n", "partitoin.*did you mean partition"),
+        ("ranks_per_node: none\n", "cluster.yaml: ranks_per_node = none"),
+        ("time: {trian: 1}\n", "time.trian.*did you mean time.train"),
+        ("- a\n", "must be a YAML mapping"),
+    ],
+)
+def test_a_broken_cluster_file_is_one_clear_line(text: str, says: str) -> None:
+    Path("cluster.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=says):
+        load_cluster(Path("cluster.yaml"))
+
+
+def test_a_missing_cluster_file_says_what_to_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", TINY, "--print"]) == 2
+    assert "copy launch/cluster.example.yaml" in capsys.readouterr().err
+
+
+# What sbatch answers, from a stand-in that writes down how it was called and refuses the third job.
+SBATCH = """#!/bin/bash
+echo "$(basename "$0") $*" >>calls
+[[ "$*" == *score.sh ]] && [ -e refuse ] && { echo "Invalid partition" >&2; exit 1; }
+echo "$((100 + $(wc -l <calls)));cluster"
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sbatch", "scancel"):
+        program = Path("bin") / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(SBATCH, encoding="utf-8")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{Path('bin').absolute()}:{os.environ['PATH']}")
+    Path("cluster.yaml").write_text("gpus: false\n", encoding="utf-8")
+    manifest = Path("runs/tiny-cpu/data/manifest.json")
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}", encoding="utf-8")
+
+
+def test_each_job_waits_for_the_one_before_it(
+    stand_in: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", TINY]) == 0
+    assert capsys.readouterr().out == "train 101\ngenerate 102\nscore 103\nreport 104\n"
+    calls = Path("calls").read_text(encoding="utf-8").splitlines()
+    waits = [re.findall(r"afterok:(\d+) --kill-on-invalid-dep=yes", call) for call in calls]
+    assert waits == [[], ["101"], ["102"], ["103"]]
+
+
+def test_a_chain_is_submitted_whole_or_not_at_all(
+    stand_in: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("refuse").touch()
+    assert main(["submit", TINY]) == 2
+    assert "score.sh: sbatch refused it (Invalid partition)" in capsys.readouterr().err
+    calls = Path("calls").read_text(encoding="utf-8").splitlines()
+    assert calls[-2:] == ["scancel 101", "scancel 102"]
+
+
+def test_a_run_without_data_is_not_submitted(
+    stand_in: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", TINY, "--run", "other"]) == 2
+    assert "toolgenesis-sft build" in capsys.readouterr().err
+    assert not Path("calls").exists()
