@@ -3,7 +3,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONWARNINGS := ignore
 
-.PHONY: demo test lint setup setup-dev test-slow test-gpu test-vllm
+.PHONY: demo test lint setup setup-dev test-slow test-gpu test-vllm test-browser test-slurm
 
 demo: setup
 	launch/pipeline.sh recipes/tiny_cpu.yaml
@@ -22,6 +22,15 @@ test-gpu: setup-dev
 
 test-vllm: setup-dev
 	pytest -m vllm
+
+test-browser:
+	@launch/setup.sh browser
+	pytest -m browser
+
+# A Slurm of two nodes on this machine, as root; the packages are Debian's.
+test-slurm:
+	@launch/setup.sh slurm
+	pytest -m slurm
 
 setup:
 	@launch/setup.sh

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Make the two environments and find the sandbox. Usage: launch/setup.sh [dev]
-#   .venv         the harness: training, scoring, serving (with `dev`: the tests' tools too)
+# Make the two environments and find the sandbox. Usage: launch/setup.sh [dev|browser|slurm]
+#   .venv         the harness: training, scoring, serving (with any argument: the tests' tools too)
 #   .venv-server  what generated servers run with (eval/server_runtime.txt)
 # A stamp in .setup/ names the inputs it was made from; a second call does nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-mode="${1:-demo}"
+purpose="${1:-demo}"
+mode=dev
+[ "$purpose" = demo ] && mode=demo
 mkdir -p .setup
 
 find_python() {
@@ -29,6 +31,12 @@ command -v g++ >/dev/null || missing+=(g++)
 if [ "$mode" = dev ]; then
     command -v shellcheck >/dev/null || missing+=(shellcheck)
 fi
+if [ "$purpose" = browser ]; then
+    command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+fi
+if [ "$purpose" = slurm ]; then
+    command -v slurmctld >/dev/null || missing+=(slurm-wlm munge)
+fi
 if [ "${#missing[@]}" -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "setup: installing ${missing[*]}" >&2
@@ -46,7 +54,7 @@ if ! stamp_is dev "$inputs" && ! stamp_is "$mode" "$inputs"; then
     [ -x .venv/bin/python ] || "$(find_python)" -m venv .venv
     torch="$(grep -E '^torch==' constraints.txt)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "$torch"
-    extras="train,score,serve"
+    extras="build,train,score,serve"
     [ "$mode" = dev ] && extras="$extras,dev"
     DS_BUILD_OPS=0 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
         -c constraints.txt -e ".[$extras]"

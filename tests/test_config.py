@@ -65,6 +65,23 @@ def test_what_a_run_was_made_with_is_compared_field_by_field(tmp_path: Path) -> 
     assert list(differing_fields(old, new)) == ["train.learning_rate"]
 
 
+def test_a_recipe_with_a_base_states_only_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(GOOD + "train: {epochs: 5, packing: false}\n")
+    recipe = load(tmp_path, "base: base.yaml\nname: y\ntrain: {epochs: 7}\n", "seed=3")
+    assert (recipe.name, recipe.train.epochs, recipe.train.packing, recipe.seed) == (
+        "y",
+        7,
+        False,
+        3,
+    )
+
+
+@pytest.mark.parametrize("base", ["missing.yaml", "recipe.yaml"])
+def test_a_base_that_is_no_whole_recipe_is_refused(tmp_path: Path, base: str) -> None:
+    with pytest.raises(UserError):
+        load(tmp_path, f"base: {base}\nname: y\n")
+
+
 def sections(section: type[Section]) -> list[type[Section]]:
     inner = [
         candidate

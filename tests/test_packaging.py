@@ -102,5 +102,6 @@ def test_it_scores_servers(installed: Path, tmp_path: Path) -> None:
     command = ("score", "--benchmark", "data/mini/benchmark.json", "--predictions", "predictions")
     options = ("--out", "out", "--layers", "L1,L2", "--json")
     report = json.loads(run(installed, tmp_path, "toolgenesis-sft", *command, *options))
-    print(json.dumps(report)[:3000])
+    launches = [group["figures"]["launch"]["outcomes"].get("scored") for group in report["groups"]]
+    assert launches.count(1) == 1, "the one server that was given"
     assert (tmp_path / "out" / "report.html").exists()

@@ -42,6 +42,7 @@ def test_each_secret_and_personal_datum_is_found_and_not_repeated(reason: str) -
         "https://user:{password}@host and https://example.com:8080/a@b",
         "sk-learn, hf_transfer, AKIA, +1 point, 2024-05-01, 1234 5678 9012 3456",
         "-----BEGIN " + "CERTIFICATE-----",
+        " ".join(map(str, range(3000, 5000))),
     ],
 )
 def test_what_only_looks_private_is_kept(text: str) -> None:

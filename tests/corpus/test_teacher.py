@@ -40,15 +40,15 @@ class Script:
     def answer(self, number: int) -> str:
         if number % 2 == 0:
             return f"```python\n{self.code}{self.padding(number)}```"
-        broken = ("", "def broken(:", self.code.replace("FastMCP(", "FastMCP(description='x', "))
+        broken = ("", "def broken(:", self.code.replace("mcp = FastMCP(", "mcp = MCP("))
         return broken[number // 2]
 
     @staticmethod
     def padding(number: int) -> str:
         """A helper that no tool uses, long and different enough to be no near duplicate."""
         lines = "\n".join(
-            f"    total += {number + 3}.{line} * value ** {line + number} - len(str(value % {line + 7}))"
-            for line in range(60)
+            f"    total += {number}.{line} * value ** {line + number} - len(str(value % {line}))"
+            for line in range(7, 67)
         )
         return (
             f"\n\ndef extra(value: float) -> float:\n    total = 0.0\n{lines}\n    return total\n"

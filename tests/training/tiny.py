@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import yaml
@@ -10,6 +12,14 @@ from toolgenesis_sft.records import ChatSample, Message
 from toolgenesis_sft.runs import RunFolder, write_json, write_text
 from toolgenesis_sft.training.tokenizer import train_tokenizer
 
+ROOT = Path(__file__).resolve().parents[2]
+# One thread a rank: sums must not depend on how many cores happen to be free.
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
 NUM_SAMPLES = 8
 CODE = '''from mcp.server.fastmcp import FastMCP
 

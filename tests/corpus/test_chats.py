@@ -1,0 +1,177 @@
+"""Files of trajectories through the whole stage: counted drops, several processes, formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tests.corpus.conftest import HELD_OUT, Workbench
+from tests.corpus.test_build import files
+from toolgenesis_sft.benchmark import load_benchmark
+from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.corpus.sources import ROWS_PER_CHUNK
+from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.records import ChatSample
+from toolgenesis_sft.runs import RunFolder, read_json, read_records
+
+LAYOUTS = Path(__file__).with_name("layouts")
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def numbers(count: int) -> Iterator[dict[str, Any]]:
+    for n in range(count):
+        words = " ".join(str((n * 7919 + k * k * 104729) % 99991) for k in range(12))
+        yield chat(f"Add up {words}.", f"The sum of these {n % 9 + 2} groups is {n * 31}: {words}")
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def build_from(bench: Workbench, *sources: Path, overrides: tuple[str, ...] = ()) -> RunFolder:
+    names = ", ".join(map(str, sources))
+    build(bench.recipe(f"data.sources=[{names}]", *overrides), bench.run())
+    return bench.run()
+
+
+def samples(run: RunFolder, split: str = "train") -> list[ChatSample]:
+    return read_records(run.data / f"{split}.jsonl", ChatSample)
+
+
+def drops(run: RunFolder) -> dict[str, Any]:
+    report = read_json(run.data / "data_report.json")
+    return {drop["reason"]: drop for drop in report["drops"]}
+
+
+def test_every_layout_of_trajectories_is_built(bench: Workbench) -> None:
+    run = build_from(bench, *sorted(LAYOUTS.glob("*.jsonl")))
+    found = samples(run)
+    assert {sample.kind for sample in found} == {"trajectory"}
+    assert all(sample.scenario is None for sample in found)
+    num_rows = sum(len(path.read_text().splitlines()) for path in LAYOUTS.glob("*.jsonl"))
+    counts = {reason: drop["count"] for reason, drop in drops(run).items()}
+    # The layouts tell one story, so most of the files are duplicates of each other, and only that.
+    assert set(counts) == {"exact duplicate", "near duplicate"}
+    assert len(found) + sum(counts.values()) == num_rows
+
+
+def test_broken_lines_are_counted_with_their_number(bench: Workbench) -> None:
+    rows = [
+        *numbers(3),
+        '{"messages": [{"role": "user"',
+        chat("hello?", ""),
+        {"messages": [{"role": "assistant", "content": "first"}]},
+        "[1, 2]",
+    ]
+    run = build_from(bench, write(bench.root / "mixed.jsonl", rows))
+    assert len(samples(run)) == 3
+    found = drops(run)
+    assert found["broken JSON"]["examples"][0]["what"] == "mixed: line 4"
+    assert found["wrong role order or empty answer"]["count"] == 2
+    assert found["row is no JSON object"]["examples"][0]["what"] == "mixed: line 7"
+
+
+def test_too_long_samples_are_dropped_and_never_cut(bench: Workbench) -> None:
+    long = chat("Count to a lot.", " ".join(map(str, range(5000))))
+    run = build_from(bench, write(bench.root / "long.jsonl", [*numbers(2), long]))
+    assert drops(run)["too long"]["count"] == 1
+    assert len(samples(run)) == 2
+
+
+def test_duplicates_are_dropped_and_name_their_original(bench: Workbench) -> None:
+    rows = list(numbers(5))
+    nearly = json.loads(json.dumps(rows[2]).replace("Add up", "Sum up"))
+    run = build_from(bench, write(bench.root / "twice.jsonl", [*rows, rows[0], nearly]))
+    found = drops(run)
+    assert found["exact duplicate"]["examples"][0]["what"] == "twice/6"
+    assert found["near duplicate"]["examples"][0]["what"] == "twice/7"
+    assert found["near duplicate"]["examples"][0]["detail"].endswith("twice/3")
+
+
+def test_a_chat_about_a_held_out_scenario_is_overlap(bench: Workbench) -> None:
+    scenarios = {s.slug: s for s in load_benchmark(bench.benchmark).scenarios}
+    rows = [*numbers(2), chat(scenarios[HELD_OUT[0]].prompt, "Here is how I would build it: ...")]
+    run = build_from(bench, write(bench.root / "leak.jsonl", rows))
+    assert drops(run)["overlap: prompt"]["count"] == 1
+    assert drops(run)["overlap: prompt"]["examples"][0]["detail"].startswith(HELD_OUT[0])
+
+
+def test_trajectories_validate_by_their_share(bench: Workbench) -> None:
+    path = write(bench.root / "many.jsonl", list(numbers(400)))
+    run = build_from(bench, path, overrides=("data.val_share=0.2",))
+    assert 50 < len(samples(run, "val")) < 110
+    assert len(samples(run)) + len(samples(run, "val")) == 400
+
+
+def test_one_and_two_processes_give_the_same_bytes(bench: Workbench) -> None:
+    rows = list(numbers(2 * ROWS_PER_CHUNK + 17))
+    path = write(bench.root / "many.jsonl", [*rows, rows[5], "{broken"])
+    options = (f"data.sources=[{path}]", "data.val_share=0.1")
+    build(bench.recipe(*options, "data.num_processes=1"), bench.run("one"))
+    build(bench.recipe(*options, "data.num_processes=2"), bench.run("two"))
+    assert files(bench.run("one")) == files(bench.run("two"))
+
+
+def test_parquet_gives_what_json_lines_give(bench: Workbench) -> None:
+    rows = [json.loads(line) for line in (LAYOUTS / "hermes.jsonl").read_text().splitlines()]
+    path = bench.root / "hermes.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    run = build_from(bench, path)
+    [sample] = samples(run)
+    build(bench.recipe(f"data.sources=[{LAYOUTS / 'hermes.jsonl'}]"), bench.run("lines"))
+    [same] = samples(bench.run("lines"))
+    assert sample == same
+
+
+def test_a_file_in_no_known_layout_is_one_clear_line(bench: Workbench) -> None:
+    path = write(bench.root / "odd.jsonl", [{"text": "hello"}])
+    with pytest.raises(UserError, match="no known layout"):
+        build_from(bench, path)
+    path = bench.root / "odd.parquet"
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="is no parquet file"):
+        build_from(bench, path)
+
+
+def test_a_catalogued_source_brings_its_licence(bench: Workbench) -> None:
+    catalogue = bench.root / "sources.yaml"
+    entry = {"layout": "xlam", "path": str(LAYOUTS / "xlam.jsonl"), "licence": "CC-BY-4.0"}
+    catalogue.write_text(json.dumps({"calls": entry}))
+    run = bench.run()
+    build(bench.recipe(f"data.catalogue={catalogue}", "data.sources=[calls]"), run)
+    assert {sample.licence for sample in samples(run)} == {"CC-BY-4.0"}
+    assert read_json(run.data / "data_report.json")["licences"] == {"CC-BY-4.0": 1}
+    assert "CC-BY-4.0" in (run.data / "README.md").read_text()
+
+
+def test_the_catalogue_refuses_what_it_does_not_know(bench: Workbench) -> None:
+    catalogue = bench.root / "sources.yaml"
+    catalogue.write_text(json.dumps({"calls": {"layout": "xlam", "licence": "MIT"}}))
+    recipe = bench.recipe(f"data.catalogue={catalogue}", "data.sources=[calls]")
+    with pytest.raises(UserError, match="exactly one of path and hub"):
+        build(recipe, bench.run())
+
+
+def test_untrusted_text_never_becomes_markup(bench: Workbench) -> None:
+    rows = [chat("Say <script>alert(1)</script>", "<img src=x onerror=alert(2)>")]
+    run = build_from(bench, write(bench.root / "evil.jsonl", rows))
+    page = (run.data / "data_report.html").read_text()
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;img src=x" in page
