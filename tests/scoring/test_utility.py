@@ -5,6 +5,7 @@ import pytest
 from tests.scoring.conftest import reference
 from toolgenesis_sft.records import OutcomeCheck, PlannedCall, Task
 from toolgenesis_sft.sandbox.session import Sandbox, ToolAnswer
+from toolgenesis_sft.scoring.examination import Examination
 from toolgenesis_sft.scoring.schema import SchemaMatch, match_schema
 from toolgenesis_sft.scoring.utility import MissingValue, TaskResult, fill, replay, value_at
 
@@ -31,7 +32,7 @@ TASK = Task(
 def run(sandbox: Sandbox, code: str) -> TaskResult:
     with sandbox.start(BUDGET) as gold, sandbox.start(code) as live:
         match = match_schema(gold.list_tools(), live.list_tools())
-    return replay(TASK, match, lambda: sandbox.start(code))
+    return replay(TASK, match, Examination(code, sandbox))
 
 
 def test_a_plan_runs_on_the_reference_server_with_values_of_earlier_answers(
@@ -94,4 +95,4 @@ def test_values_are_filled_in_at_any_depth() -> None:
 
 
 def test_an_empty_match_solves_nothing(sandbox: Sandbox) -> None:
-    assert replay(TASK, SchemaMatch.empty(), lambda: sandbox.start(BUDGET)).score == 0.0
+    assert replay(TASK, SchemaMatch.empty(), Examination(BUDGET, sandbox)).score == 0.0

@@ -1,6 +1,6 @@
 """One rank of a program that saves the gradients of the first optimizer step; see test_loop.py.
 
-    accelerate launch ... -m tests.training.gradients RECIPE RUN OUT [section.key=value ...]
+accelerate launch ... -m tests.training.gradients RECIPE RUN OUT [section.key=value ...]
 """
 
 import sys

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import socket
 import subprocess
@@ -34,7 +35,15 @@ POLL_S = 0.25
 END_TIMEOUT_S = keeper.GRACE_S + 10
 HOST = "127.0.0.1"
 PAGE_TOKENS = 64  # page of the paged KV cache (transformers)
-CONTEXT_TOKENS = 4096  # KV cache reserved for one request (transformers), prompt and answer
+PROMPT_TOKENS = 1024  # room in that cache for a request's prompt, beside its answer
+STEP_TOKENS = 512  # of one batched step; its attention mask is this times the whole cache
+# For torch on few cores. Threads that spin at a barrier cost a busy machine 50 times the answer's
+# own time, and a mask that goes back to the kernel after each step costs its pages again.
+CPU_SERVING = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+}
 NEUTRAL_SAMPLING = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 # `transformers serve` answers 500 where text merely looks like a broken tool call, and drops what
 # stands before a turn's end: with this template it hands out the text as it was generated.
@@ -196,9 +205,10 @@ def transformers_engine(
     command += ["--host", HOST, "--port", str(port)]
     command += ["--device", "auto" if Path("/dev/nvidia0").exists() else "cpu"]
     if greedy:
-        pages = concurrency * (settings.max_model_len or CONTEXT_TOKENS) // PAGE_TOKENS
+        context = settings.max_model_len or PROMPT_TOKENS + settings.max_tokens
+        pages = concurrency * math.ceil(context / PAGE_TOKENS)
         command += ["--continuous-batching", "--cb-block-size", str(PAGE_TOKENS)]
-        command += ["--cb-num-blocks", str(pages)]
+        command += ["--cb-num-blocks", str(pages), "--cb-max-batch-tokens", str(STEP_TOKENS)]
     return Engine(
         settings=settings,
         base_url=f"http://{HOST}:{port}/v1",
@@ -270,7 +280,7 @@ def server_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not any(word in name.upper() for word in secrets)
     }
-    return {**inherited, **offline, "PYTHONWARNINGS": "ignore"}
+    return {**CPU_SERVING, **inherited, **offline, "PYTHONWARNINGS": "ignore"}
 
 
 def choose_port(asked: int | None) -> int:

@@ -22,11 +22,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from toolgenesis_sft.benchmark import is_error_value
-from toolgenesis_sft.errors import Outcome
-from toolgenesis_sft.records import Json, Record, UnitTest
+from toolgenesis_sft.records import Json, UnitTest
 
 RELATIVE_TOLERANCE = 1e-6
 ABSOLUTE_TOLERANCE = 1e-9
@@ -46,20 +44,6 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 WORD = re.compile(r"[^\W\d_]+")
 CONTAINER = re.compile(r"\s*[\[{]")
 PYTHON_LITERAL = re.compile(r"\s*[\[({]|\s*(?:True|False|None)\s*$")
-
-
-class TestResult(Record):
-    """What became of one unit test; `index` is its place in the answer key."""
-
-    __test__: ClassVar[bool] = False  # for pytest: this is no test of ours
-
-    index: int
-    tool: str
-    score: float
-    outcome: Outcome
-    reason: str = ""
-    expects_error: bool = False
-    unanswerable: bool = False
 
 
 def judge_answer(test: UnitTest, answer_value: Json, answer_text: str, is_error: bool) -> float:

@@ -8,13 +8,12 @@ clip(s_generated / s_oracle, 0, 1) with s_oracle = 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from toolgenesis_sft.errors import ModelFault
 from toolgenesis_sft.records import Json, Task
-from toolgenesis_sft.sandbox.session import ServerSession, ToolAnswer
+from toolgenesis_sft.sandbox.session import ToolAnswer
+from toolgenesis_sft.scoring.examination import Examination
 from toolgenesis_sft.scoring.schema import SchemaMatch
 from toolgenesis_sft.scoring.unit_tests import compare, rename_arguments
 
@@ -33,16 +32,15 @@ class TaskResult:
     def solved(self) -> bool:
         return self.score == 1.0
 
+    def evidence(self) -> Json:
+        return {**asdict(self), "solved": self.solved}
+
 
 class MissingValue(Exception):
     """A planned call or a check asks for a value that no earlier answer has."""
 
 
-def replay(
-    task: Task,
-    match: SchemaMatch,
-    fresh_server: Callable[[], AbstractContextManager[ServerSession]],
-) -> TaskResult:
+def replay(task: Task, match: SchemaMatch, seen: Examination) -> TaskResult:
     """Run the plan on a fresh server of the task's own and check its outcome.
 
     A call that cannot be made (no such tool, a value that an earlier answer lacks) or that ends
@@ -50,7 +48,7 @@ def replay(
     """
     result = TaskResult(task.prompt)
     answers: list[ToolAnswer | None] = []
-    with fresh_server() as server:
+    with seen.fresh_server() as server:
         for planned in task.plan:
             live = match.tools.get(planned.tool)
             record: dict[str, Json] = {"tool": planned.tool, "live_tool": live}
@@ -62,6 +60,9 @@ def replay(
             if live is None:
                 record["fault"] = "no_tool"
                 continue
+            if seen.is_mute(live):
+                record["fault"] = result.fault = "call_timeout"
+                continue
             try:
                 arguments = fill(planned.arguments, answers)
             except MissingValue as error:
@@ -70,18 +71,19 @@ def replay(
             assert isinstance(arguments, dict)
             record["arguments"] = rename_arguments(arguments, match.arguments.get(planned.tool, {}))
             try:
-                answers[-1] = server.call(live, record["arguments"])
+                answer = server.call(live, record["arguments"])
             except ModelFault as fault:  # the server is gone or mute: the rest cannot run
-                record["fault"] = result.fault = fault.kind
+                record["fault"] = result.fault = seen.note(live, fault)
                 continue
-            record["actual"], record["is_error"] = answers[-1].value, answers[-1].is_error
+            record["actual"], record["is_error"] = answer.value, answer.is_error
+            answers[-1] = answer
     for check in task.outcome:
         shown: dict[str, Json] = check.model_dump(mode="json")
-        answer = answers[check.call]
+        found = answers[check.call]
         try:
-            if answer is None or answer.is_error:
+            if found is None or found.is_error:
                 raise MissingValue(f"call {check.call} has no answer")
-            shown["found"] = value_at(answer.value, check.path)
+            shown["found"] = value_at(found.value, check.path)
             shown["ok"] = compare(check.equals, shown["found"]) == 1.0
         except MissingValue as error:
             shown["ok"], shown["reason"] = False, str(error)

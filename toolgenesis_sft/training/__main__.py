@@ -11,6 +11,7 @@ import fcntl
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,8 @@ def rank_main(recipe: Recipe, run: RunFolder) -> int:
     """
     end_with_parent()
     stop = StopRequest()
+    # One a collective: torch renames what DeepSpeed still calls by its old name.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     with contextlib.ExitStack() as held:
         if ATTEMPT_VARIABLE not in os.environ and os.environ["RANK"] == "0":
             held.enter_context(run.locked("train"))

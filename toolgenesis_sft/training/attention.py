@@ -64,11 +64,11 @@ def block_sdpa(
     """
     assert attention_mask is None, "rows are isolated by their boundaries"
     sizes = cu_seq_lens_q.diff().tolist()
+    grouped = query.shape[1] != key.shape[1]
+    parts = (part.split(sizes, dim=2) for part in (query, key, value))
     blocks = [
-        F.scaled_dot_product_attention(
-            *block, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-        )
-        for block in zip(*(part.split(sizes, dim=2) for part in (query, key, value)), strict=True)
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+        for q, k, v in zip(*parts, strict=True)
     ]
     return torch.cat(blocks, dim=2).transpose(1, 2), None
 

@@ -37,6 +37,7 @@ server for a scenario. {origin}
 |---|---|
 {provenance}
 """
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 RECIPE_FIELDS = (
     "epochs",
     "global_batch_size",
@@ -64,7 +65,7 @@ def model_card(recipe: Recipe, run: RunFolder, step: int) -> str:
         "ranks": train.get("world_size"),
         "device": train.get("device"),
         "data manifest (SHA-256)": train.get("data_manifest"),
-        **train.get("versions", {}),
+        **{name: train.get("versions", {}).get(name) for name in PACKAGES},
     }
     return CARD.format(
         name=recipe.name,

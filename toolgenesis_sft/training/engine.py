@@ -103,6 +103,7 @@ class Engine:
 
 def join(train: Train) -> None:
     """Join the process group that the launcher has described."""
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # plain torchrun does not say so
     timeout = datetime.timedelta(seconds=train.timeout_s)
     if torch.cuda.is_available():
         accelerate.PartialState(timeout=timeout)

@@ -170,7 +170,7 @@ def how_it_ended(attempt: Path, return_code: int, stopped: bool) -> int:
         raise HarnessFault("training ended", f"{cause}; its logs are in {attempt}")
     if status.detail:
         print(
-            f"{'error' if status.exit_code in (1, 2) else 'train'}: {status.detail}",
+            f"{'error' if status.exit_code in (1, EXIT_USER_ERROR) else 'train'}: {status.detail}",
             file=sys.stderr,
         )
     return status.exit_code

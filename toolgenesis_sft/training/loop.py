@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -163,22 +164,27 @@ def log(
     peak = peak_flops(engine.device_name)
     flops = ModelFlops.of(engine.config).of_samples(lengths, plan.num_supervised)
     epoch, _ = training.order.place(done - 1)
-    training.metrics.append(
-        StepMetrics(
-            step=done,
-            epoch=epoch + 1,
-            loss=loss,
-            val_loss=val_loss,
-            grad_norm=norm,
-            lr=rate,
-            num_tokens=plan.num_tokens,
-            num_supervised_tokens=plan.num_supervised,
-            seconds=seconds,
-            data_wait_s=batch.data_wait_s,
-            tokens_per_s=plan.num_tokens / seconds,
-            mfu=flops / seconds / peak / engine.world_size if peak else None,
-            memory_gib=engine.peak_memory_gib(),
-        )
+    line = StepMetrics(
+        step=done,
+        epoch=epoch + 1,
+        loss=loss,
+        val_loss=val_loss,
+        grad_norm=norm,
+        lr=rate,
+        num_tokens=plan.num_tokens,
+        num_supervised_tokens=plan.num_supervised,
+        seconds=seconds,
+        data_wait_s=batch.data_wait_s,
+        tokens_per_s=plan.num_tokens / seconds,
+        mfu=flops / seconds / peak / engine.world_size if peak else None,
+        memory_gib=engine.peak_memory_gib(),
+    )
+    training.metrics.append(line)
+    print(
+        f"step {done}/{training.order.num_steps}: loss {loss:.4f}, gradient norm {norm:.3f}, "
+        f"learning rate {rate:.2e}, {line.tokens_per_s:,.0f} tokens/s",
+        file=sys.stderr,
+        flush=True,
     )
 
 

@@ -77,7 +77,7 @@ class AdamWBf16(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is None:
@@ -88,20 +88,21 @@ class AdamWBf16(torch.optim.Optimizer):
                     state["exp_avg"] = torch.zeros_like(param, dtype=torch.bfloat16)
                     state["exp_avg_sq"] = torch.zeros_like(param, dtype=torch.bfloat16)
                 state["step"] += 1
-                pieces = (param, param.grad, state["exp_avg"], state["exp_avg_sq"])
-                flat = (piece.view(-1).split(CHUNK_ELEMENTS) for piece in pieces)
-                for chunk in zip(*flat, strict=True):
-                    self._update(*chunk, float(state["step"]), group)
+                whole = (param, param.grad, state["exp_avg"], state["exp_avg_sq"])
+                pieces = (tensor.view(-1).split(CHUNK_ELEMENTS) for tensor in whole)
+                for weight, grad, mean, square in zip(*pieces, strict=True):
+                    update(weight, grad, mean, square, float(state["step"]), group)
 
-    @staticmethod
-    def _update(
-        param: Tensor, grad: Tensor, mean: Tensor, square: Tensor, step: float, group: Any
-    ) -> None:
-        beta1, beta2 = group["betas"]
-        fresh_mean = mean.float().lerp_(grad.float(), 1 - beta1)
-        fresh_square = square.float().lerp_(grad.float().square(), 1 - beta2)
-        mean.copy_(fresh_mean)
-        square.copy_(fresh_square)
-        scale = (fresh_square / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        param.mul_(1 - group["lr"] * group["weight_decay"])
-        param.addcdiv_(fresh_mean, scale, value=-group["lr"] / (1 - beta1**step))
+
+def update(
+    weight: Tensor, grad: Tensor, mean: Tensor, square: Tensor, step: float, group: dict[str, Any]
+) -> None:
+    """One AdamW update in place, in fp32 whatever the precision of the moments."""
+    beta1, beta2 = group["betas"]
+    fresh_mean = mean.float().lerp_(grad.float(), 1 - beta1)
+    fresh_square = square.float().lerp_(grad.float().square(), 1 - beta2)
+    mean.copy_(fresh_mean)
+    square.copy_(fresh_square)
+    scale = (fresh_square / (1 - beta2**step)).sqrt_().add_(group["eps"])
+    weight.mul_(1 - group["lr"] * group["weight_decay"])
+    weight.addcdiv_(fresh_mean, scale, value=-group["lr"] / (1 - beta1**step))

@@ -78,10 +78,11 @@ def node_name() -> str:
 
 def node_main(machine: Machine, ranks: int, arguments: list[str], verdict_path: Path) -> int:
     """Start this node's ranks and say what they agreed on. The leading node speaks for all."""
-    launcher = [sys.executable, "-m", "torch.distributed.run"]
-    launcher += [f"--nnodes={machine.number}", f"--node-rank={machine.rank}"]
-    launcher += [f"--nproc-per-node={ranks}", f"--master-addr={machine.main_address}"]
-    launcher += [f"--master-port={machine.main_port}"]
+    place = ["--standalone"]
+    if machine.number > 1:
+        place = [f"--nnodes={machine.number}", f"--node-rank={machine.rank}"]
+        place += [f"--master-addr={machine.main_address}", f"--master-port={machine.main_port}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *place, f"--nproc-per-node={ranks}"]
     command = [*launcher, "-m", "toolgenesis_sft.training.preflight", *arguments]
     log = verdict_path.with_name("preflight_ranks.log")
     try:

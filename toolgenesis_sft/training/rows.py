@@ -31,7 +31,7 @@ class Row:
 
     @property
     def num_tokens(self) -> int:
-        return self.input_ids.shape[1]
+        return int(self.input_ids.shape[1])
 
     def inputs(self, device: torch.device) -> dict[str, Tensor | int]:
         """The keyword arguments of PackedCausalLM's forward, on a device."""
