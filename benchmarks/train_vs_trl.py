@@ -234,7 +234,8 @@ def run_trl(options: argparse.Namespace, out: Path) -> None:
         import deepspeed
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        accelerate.PartialState(cpu=True)
+        # transformers asks the state whether it is DeepSpeed's; on a CPU only this says yes.
+        accelerate.PartialState(cpu=True).distributed_type = accelerate.DistributedType.DEEPSPEED
     data, tokens = samples(options), token_set(options)
     order = Order(tokens.lengths, tokens.num_supervised, OrderSettings.of(recipe), options.ranks)
     in_order = [data[one] for step in range(order.num_steps) for one in order.step(step).samples]
@@ -262,6 +263,7 @@ def run_trl(options: argparse.Namespace, out: Path) -> None:
         bf16=options.dtype == "bf16",
         gradient_checkpointing=False,
         deepspeed=zero3,
+        accelerator_config={"use_configured_state": not on_gpu},
         logging_steps=1,
         save_strategy="no",
         report_to="none",

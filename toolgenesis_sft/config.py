@@ -257,6 +257,32 @@ class Score(Section):
     judge_key_variable: str | None = Field(
         None, description="name of the environment variable that holds the judge's key"
     )
+    utility: Literal["replay", "agent"] = Field(
+        "replay",
+        description="L4: reference plans replayed, or a solver with tools whose work a judge rates",
+    )
+    solver_url: str | None = Field(
+        None, description="endpoint of the solver; none: the judge's, model and key included"
+    )
+    solver_model: str | None = Field(None, description="the solver's name at its endpoint")
+    solver_key_variable: str | None = Field(
+        None, description="name of the environment variable that holds the solver's key"
+    )
+    oracle: str | None = Field(
+        None,
+        description="servers that an agent's success is measured against: a folder of <slug>.py,"
+        " predictions, or the name of a run",
+    )
+
+    @model_validator(mode="after")
+    def endpoints_are_whole(self) -> Self:
+        for name in ("judge", "solver"):
+            url, model = getattr(self, f"{name}_url"), getattr(self, f"{name}_model")
+            if (url is None) != (model is None):
+                raise ValueError(f"score.{name}_url and score.{name}_model go together")
+        if self.utility == "agent" and (self.judge_url is None or self.oracle is None):
+            raise ValueError("score.utility=agent needs score.judge_url and score.oracle")
+        return self
 
 
 class Report(Section):

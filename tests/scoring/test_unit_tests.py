@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from toolgenesis_sft.errors import Outcome
 from toolgenesis_sft.records import Json, UnitTest
 from toolgenesis_sft.scoring.unit_tests import (
     MAX_NODES,
-    TestResult,
     compare,
     decode,
     judge_answer,
@@ -316,8 +314,3 @@ def test_arguments_get_the_live_names_and_none_is_dropped() -> None:
 def test_an_unmatched_argument_gives_way_to_a_matched_one_of_its_name() -> None:
     assert rename_arguments({"a": 1, "b": 2}, {"a": "b"}) == {"b": 1}
     assert rename_arguments({"a": 1, "b": 2}, {"a": "b", "b": "a"}) == {"b": 1, "a": 2}
-
-
-def test_a_result_goes_to_one_line_and_back() -> None:
-    result = TestResult(index=3, tool="t", score=0.5, outcome=Outcome.SCORED)
-    assert TestResult.from_line(result.to_line()) == result

@@ -23,6 +23,7 @@ from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.records import Json, OutcomeCheck, PlannedCall, Task
 from toolgenesis_sft.runs import write_text
 from toolgenesis_sft.sandbox.session import Sandbox, ToolAnswer
+from toolgenesis_sft.scoring.examination import Examination
 from toolgenesis_sft.scoring.schema import match_schema
 from toolgenesis_sft.scoring.utility import replay
 
@@ -129,7 +130,7 @@ def record_server(slug: str, scenario: ScenarioFile, code: str, sandbox: Sandbox
     match = match_schema(tools, tools)
     for number, case in enumerate(scenario.tasks):
         task = Task(prompt=case.prompt, plan=case.plan, outcome=case.outcome)
-        result = replay(task, match, lambda: sandbox.start(code))
+        result = replay(task, match, Examination(code, sandbox))
         if not result.solved:
             wrong = next(check for check in result.checks if not check["ok"])
             raise broken(slug, f"task {number}: the outcome {wrong} does not hold")

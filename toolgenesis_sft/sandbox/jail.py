@@ -256,7 +256,8 @@ def refused(action):
         return True
     return False
 def readable(folder):
-    return all(os.access(os.path.join(folder, name), os.R_OK) for name in os.listdir(folder))
+    paths = [os.path.join(folder, name) for name in os.listdir(folder)]
+    return all(os.access(path, os.R_OK) for path in paths if os.path.exists(path))
 status = open("/proc/self/status").read()
 thread = threading.Thread(target=print)
 thread.start()

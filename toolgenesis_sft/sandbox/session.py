@@ -51,11 +51,13 @@ class ToolAnswer:
         the list of the other blocks, or None where there is no block.
     text: the text blocks, joined by newlines.
     is_error: the tool failed, or there is no such tool.
+    content: the content blocks as they came; None where the protocol's error came instead.
     """
 
     value: Json
     text: str
     is_error: bool
+    content: list[dict[str, Json]] | None = None
 
 
 class Sandbox:
@@ -367,7 +369,8 @@ def _tool_answer(result: dict[str, Json]) -> ToolAnswer:
         value = values[0] if len(values) == 1 else values
     else:
         value = blocks or None
-    return ToolAnswer(value=value, text="\n".join(texts), is_error=result.get("isError") is True)
+    is_error = result.get("isError") is True
+    return ToolAnswer(value=value, text="\n".join(texts), is_error=is_error, content=blocks)
 
 
 def _first(error: ValidationError) -> str:

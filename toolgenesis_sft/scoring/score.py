@@ -7,6 +7,7 @@ beside it says what it was scored with; other settings want another folder.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import math
@@ -16,7 +17,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,11 +25,13 @@ from pathlib import Path
 
 from toolgenesis_sft import __version__
 from toolgenesis_sft.benchmark import Benchmark, load_answer_keys, load_benchmark
+from toolgenesis_sft.client import read_key
 from toolgenesis_sft.config import Recipe, Score, resolve_path, server_python
 from toolgenesis_sft.errors import HarnessFault, Outcome, UserError, classified
 from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.progress import Progress
-from toolgenesis_sft.records import FigureScore, Json, LayerScores, Scenario, ServerPrediction
+from toolgenesis_sft.prompts import parse_prediction
+from toolgenesis_sft.records import AnswerKey, Json, LayerScores, Scenario, ServerPrediction
 from toolgenesis_sft.runs import (
     RunFolder,
     add_provenance,
@@ -42,7 +45,10 @@ from toolgenesis_sft.runs import (
 )
 from toolgenesis_sft.sandbox.jail import Limits, runtime_digest, self_test
 from toolgenesis_sft.sandbox.session import Sandbox
-from toolgenesis_sft.scoring.strict import LAYER_FIGURES, all_at_fault, score_server
+from toolgenesis_sft.scoring import compat, strict
+from toolgenesis_sft.scoring.agent import Agent
+from toolgenesis_sft.scoring.examination import all_at_fault, figures_for, harness_failed
+from toolgenesis_sft.scoring.judge import Endpoint, Judge
 
 NUM_TRIES = 2  # of a prediction whose scoring ended in a harness fault
 MAX_SHOWN_CHARS = 4000  # of one answer in the evidence
@@ -92,24 +98,29 @@ class ScoreJob:
 def score_predictions(job: ScoreJob) -> None:
     """Score what is not scored yet. Raises HarnessFault at the end if anything stayed unscored."""
     interpreter = server_python(job.settings.server_python)
+    keys = load_answer_keys(job.benchmark.path)
     order = check_predictions(job)
+    check_models(job, keys, order)
     sandbox_facts = self_test(interpreter)
     with job.run.locked("score"):
-        facts = job_facts(job, interpreter)
+        facts = job_facts(job, keys, interpreter)
         claim_folder(job, facts)
         mend_torn_line(job.run.scores)
         scored = {
             record.key: record
             for record in read_records(job.run.scores, LayerScores)
-            if order.get(record.key) == record.prediction_digest and not is_harness_fault(record)
+            if order.get(record.key) == record.prediction_digest and not fault_of_harness(record)
         }
         todo = (
             prediction
             for prediction in read_predictions(job.predictions)
             if prediction.key not in scored
         )
-        with Progress("score", len(order) - len(scored), "servers") as progress:
-            for record, note in score_all(job, interpreter, todo):
+        with (
+            Progress("score", len(order) - len(scored), "servers") as progress,
+            contextlib.closing(score_all(job, keys, interpreter, todo)) as finished,
+        ):
+            for record, note in finished:
                 append_record(job.run.scores, record)
                 scored[record.key] = record
                 progress.done(headline(record))
@@ -117,15 +128,16 @@ def score_predictions(job: ScoreJob) -> None:
                     print(f"score: {record.slug}: {note}", file=sys.stderr, flush=True)
         records = [scored[key] for key in order]
         if job.complete:
-            records += list(missing_records(job, set(order)))
+            records += list(missing_records(job, keys, set(order)))
         write_text(job.run.scores, "".join(record.to_line() for record in records))
+        if job.settings.profile == "tg-compat":
+            compat.write_results(records, job.run.root)
         add_provenance(job.run, "score", {**facts, "sandbox": dict(sandbox_facts)})
-    unscored = [record for record in records if is_harness_fault(record)]
-    if unscored:
+    owed = [(record.slug, fault) for record in records if (fault := fault_of_harness(record))]
+    if owed:
+        slug, fault = owed[0]
         raise HarnessFault(
-            "unscored",
-            f"{len(unscored)} of {len(records)} predictions, first {unscored[0].slug}:"
-            f" {next(iter(unscored[0].figures.values())).reason}",
+            "unscored", f"{len(owed)} of {len(records)} predictions, first {slug}: {fault}"
         )
 
 
@@ -158,27 +170,79 @@ def digest(prediction: ServerPrediction) -> str:
     return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def job_facts(job: ScoreJob, interpreter: Path) -> dict[str, Json]:
+def check_models(job: ScoreJob, keys: dict[str, AnswerKey], order: dict[Key, str]) -> None:
+    """Keys that are set, and a reference server for each task. Raises UserError."""
+    settings = job.settings
+    for variable in (settings.judge_key_variable, settings.solver_key_variable):
+        read_key(variable)
+    if settings.utility == "agent" and "L4" in settings.layers:
+        known = oracle_servers(settings)
+        for slug in sorted({key[2] for key in order}):
+            if keys[slug].tasks and slug not in known:
+                raise UserError(
+                    f"score.oracle: {slug}",
+                    str(settings.oracle),
+                    "has no server with code for it",
+                    "add one: an agent's success is measured against it",
+                )
+
+
+def oracle_servers(settings: Score) -> dict[str, str]:
+    """Code by slug, of a folder of servers, of predictions, or of a run; the first of a slug."""
+    assert settings.oracle is not None
+    path = resolve_path(settings.oracle)
+    if not path.exists() and "/" not in settings.oracle:
+        path = RunFolder(Path("runs") / settings.oracle).predictions
+    servers: dict[str, str] = {}
+    for prediction in read_predictions(path):
+        code = parse_prediction(prediction).code
+        if code is not None:
+            servers.setdefault(prediction.slug, code)
+    return servers
+
+
+def judge_of(settings: Score) -> Judge | None:
+    if settings.judge_url is None or settings.judge_model is None:
+        return None
+    return Judge(Endpoint(settings.judge_url, settings.judge_model, settings.judge_key_variable))
+
+
+def agent_of(job: ScoreJob, judge: Judge | None) -> Agent | None:
+    settings = job.settings
+    if settings.utility != "agent" or "L4" not in settings.layers:
+        return None
+    assert judge is not None
+    solver = judge.endpoint
+    if settings.solver_url is not None and settings.solver_model is not None:
+        solver = Endpoint(settings.solver_url, settings.solver_model, settings.solver_key_variable)
+    return Agent(solver, judge, oracle_servers(settings), job.run.root / "oracle")
+
+
+def job_facts(job: ScoreJob, keys: dict[str, AnswerKey], interpreter: Path) -> dict[str, Json]:
     """What a score depends on besides the prediction."""
     settings = job.settings
+    agent = None
+    if settings.utility == "agent":
+        agent = {
+            "solver": settings.solver_model or settings.judge_model,
+            "oracle_digest": fingerprint(oracle_servers(settings)),
+        }
     return {
         "benchmark": job.benchmark.path.name,
         "benchmark_digest": job.benchmark.digest,
         "tasks_digest": fingerprint(
-            {slug: key.model_dump(mode="json") for slug, key in answer_keys(job).items()}
+            {slug: key.model_dump(mode="json") for slug, key in keys.items()}
         ),
         "profile": settings.profile,
         "layers": list(settings.layers),
         "launch_attempts": settings.launch_attempts,
         "call_timeout_s": settings.call_timeout_s,
         "memory_mib": settings.memory_mib,
+        "judge": settings.judge_model,
+        "agent": agent,
         "server_runtime_digest": runtime_digest(interpreter),
         "scorer": __version__,
     }
-
-
-def answer_keys(job: ScoreJob) -> dict[str, Json]:
-    return load_answer_keys(job.benchmark.path)
 
 
 def claim_folder(job: ScoreJob, facts: dict[str, Json]) -> None:
@@ -198,53 +262,74 @@ def claim_folder(job: ScoreJob, facts: dict[str, Json]) -> None:
 
 
 def score_all(
-    job: ScoreJob, interpreter: Path, todo: Iterator[ServerPrediction]
-) -> Iterator[tuple[LayerScores, str]]:
+    job: ScoreJob,
+    keys: dict[str, AnswerKey],
+    interpreter: Path,
+    todo: Iterator[ServerPrediction],
+) -> Generator[tuple[LayerScores, str], None, None]:
     """Records as they finish, each with a note for the terminal where scoring itself failed.
 
-    A worker that dies takes its pool with it: what was in flight is tried once more in a new one.
+    A worker that dies takes its pool with it. What was in flight is tried once more in a new pool,
+    one after the other, so that a prediction which ends its worker takes no other with it.
     """
-    waiting: list[tuple[ServerPrediction, int]] = []
+    again: list[ServerPrediction] = []
     while True:
-        in_flight: dict[Future[LayerScores], tuple[ServerPrediction, int]] = {}
+        in_flight: dict[Future[LayerScores], tuple[ServerPrediction, bool]] = {}
+        broken = False
         with worker_pool(job, interpreter) as pool:
-            while True:
-                while len(in_flight) < 2 * job.settings.workers:
-                    entry = waiting.pop() if waiting else next(((p, 1) for p in todo), None)
-                    if entry is None:
+            while not broken or in_flight:
+                retrying = bool(again) or any(is_retry for _, is_retry in in_flight.values())
+                while not broken and len(in_flight) < (1 if retrying else 2 * job.settings.workers):
+                    is_retry = bool(again)
+                    prediction = again.pop() if is_retry else next(todo, None)
+                    if prediction is None:
                         break
                     try:
-                        in_flight[pool.submit(score_one, entry[0])] = entry
+                        in_flight[pool.submit(score_one, prediction)] = prediction, is_retry
                     except BrokenProcessPool:
-                        waiting.append(entry)
-                        break
+                        again.append(prediction)
+                        broken = True
                 if not in_flight:
                     break
                 for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                    prediction, attempt = in_flight.pop(future)
+                    prediction, is_retry = in_flight.pop(future)
                     error = future.exception()
+                    broken = broken or isinstance(error, BrokenProcessPool)
                     if error is None:
                         yield future.result(), ""
                     elif isinstance(error, UserError):
                         raise error
-                    elif attempt < NUM_TRIES and isinstance(error, BrokenProcessPool):
-                        waiting.append((prediction, attempt + 1))
+                    elif isinstance(error, BrokenProcessPool) and not is_retry:
+                        again.append(prediction)
                     else:
                         note = "".join(traceback.format_exception(error))
                         reason = f"scorer: {type(error).__name__}: {error}"
-                        yield unscored(job, prediction, reason[:300]), note
-        if not waiting:
+                        yield unscored(job, keys[prediction.slug], prediction, reason), note
+        if not broken:
             return
 
 
-def worker_pool(job: ScoreJob, interpreter: Path) -> ProcessPoolExecutor:
-    """Spawned, not forked: a worker has nothing of the parent but what it is given."""
-    return ProcessPoolExecutor(
+@contextlib.contextmanager
+def worker_pool(job: ScoreJob, interpreter: Path) -> Iterator[ProcessPoolExecutor]:
+    """Spawned, not forked: a worker has nothing of the parent but what it is given.
+
+    After an interrupt or a full disk nobody waits for what the workers are at: they are killed.
+    """
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
         job.settings.workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=start_worker,
         initargs=(job, interpreter, os.getpid()),
     )
+    try:
+        yield pool
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -253,8 +338,10 @@ class Worker:
 
     job: ScoreJob
     scenarios: dict[str, Scenario]
-    keys: dict[str, Json]
+    keys: dict[str, AnswerKey]
     sandbox: Sandbox
+    judge: Judge | None
+    agent: Agent | None
 
 
 _worker: Worker | None = None
@@ -271,22 +358,27 @@ def start_worker(job: ScoreJob, interpreter: Path, parent: int) -> None:
     sandbox = Sandbox(interpreter, limits)
     sandbox.__enter__()
     scenarios = {scenario.slug: scenario for scenario in job.benchmark.scenarios}
-    _worker = Worker(job, scenarios, answer_keys(job), sandbox)
+    judge = judge_of(job.settings)
+    keys = load_answer_keys(job.benchmark.path)
+    _worker = Worker(job, scenarios, keys, sandbox, judge, agent_of(job, judge))
 
 
 def score_one(prediction: ServerPrediction) -> LayerScores:
     """Score one prediction in this worker and write its evidence."""
     assert _worker is not None
     job, slug = _worker.job, prediction.slug
+    profile = compat if job.settings.profile == "tg-compat" else strict
     reason = ""
     for _ in range(NUM_TRIES):
         with classified() as verdict:
-            record, evidence = score_server(
+            record, evidence = profile.score_server(
                 prediction,
                 _worker.scenarios[slug],
                 _worker.keys[slug],
                 _worker.sandbox,
                 job.settings,
+                _worker.judge,
+                _worker.agent,
             )
         if verdict.outcome is Outcome.SCORED:
             path = evidence_path(job.run, prediction)
@@ -298,22 +390,25 @@ def score_one(prediction: ServerPrediction) -> LayerScores:
                 }
             )
         reason = f"{verdict.kind}: {verdict.detail}"
-    return unscored(job, prediction, reason)
+    return unscored(job, _worker.keys[slug], prediction, reason)
 
 
-def unscored(job: ScoreJob, prediction: ServerPrediction, reason: str) -> LayerScores:
-    fault = FigureScore(outcome=Outcome.HARNESS_FAULT, reason=reason)
+def unscored(
+    job: ScoreJob, key: AnswerKey, prediction: ServerPrediction, reason: str
+) -> LayerScores:
     return LayerScores(
         slug=prediction.slug,
         model=prediction.model,
         strategy=prediction.strategy,
         sample_index=prediction.sample_index,
         prediction_digest=digest(prediction),
-        figures={name: fault for layer in job.settings.layers for name in LAYER_FIGURES[layer]},
+        figures=dict.fromkeys(figures_for(key, job.settings), harness_failed(reason)),
     )
 
 
-def missing_records(job: ScoreJob, present: set[Key]) -> Iterator[LayerScores]:
+def missing_records(
+    job: ScoreJob, keys: dict[str, AnswerKey], present: set[Key]
+) -> Iterator[LayerScores]:
     """A zero, with the outcome model_fault, for each server that a submission leaves out."""
     groups = sorted({(model, strategy) for model, strategy, _, _ in present}) or [
         ("imported", "imported")
@@ -329,21 +424,24 @@ def missing_records(job: ScoreJob, present: set[Key]) -> Iterator[LayerScores]:
                         "model": model,
                         "strategy": strategy,
                         "figures": {
-                            name: zeros[name]
-                            for layer in job.settings.layers
-                            for name in LAYER_FIGURES[layer]
+                            name: zeros[name] for name in figures_for(keys[slug], job.settings)
                         },
                     }
                 )
 
 
-def is_harness_fault(record: LayerScores) -> bool:
-    return any(f.outcome is Outcome.HARNESS_FAULT for f in record.figures.values())
+def fault_of_harness(record: LayerScores) -> str:
+    """Why this record is owed: a figure, or the judged column, that the harness failed to score.
+    Empty where nothing is. The same command scores it again."""
+    for figure in record.figures.values():
+        if figure.outcome is Outcome.HARNESS_FAULT:
+            return figure.reason
+    return str(record.details.get("boundary_judged_fault") or "")
 
 
 def headline(record: LayerScores) -> str:
     """One word on a finished prediction, for the progress line."""
-    if is_harness_fault(record):
+    if fault_of_harness(record):
         return "harness_fault"
     launch = record.figures.get("launch")
     return "launched" if launch is not None and launch.value else "not launched"
