@@ -229,7 +229,9 @@ class Generate(Section):
     max_agent_s: float = Field(
         1800.0, gt=0, description="coder_agent: seconds after which no further turn begins"
     )
-    concurrency: int = execution(16, "requests in flight", ge=1)
+    concurrency: int = execution(
+        16, "requests in flight: about 6 for transformers on a CPU, 100 and more for vllm", ge=1
+    )
     request_timeout_s: float = execution(600.0, "seconds one completion may take", gt=0)
     port: int | None = execution(
         None, "port of the started server; default: a free one", ge=1, le=65535

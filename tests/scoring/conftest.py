@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.generation.scripted_server import Fault, Script, reply
 from toolgenesis_sft.config import server_python
 from toolgenesis_sft.sandbox.session import Sandbox
 
@@ -40,3 +43,23 @@ def sandbox() -> Iterator[Sandbox]:
 
 def reference(slug: str) -> str:
     return (MINI / "servers" / f"{slug}.py").read_text(encoding="utf-8")
+
+
+def judge_script(beyond: Sequence[str] = (), rating: int = 5) -> Script:
+    """A judge that refuses tools with these words in their block, and rates every task alike.
+
+    It copies the fence from its instructions, as a model does.
+    """
+
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        prompt = body["messages"][-1]["content"]
+        verdict = re.search(r"^VERDICT (\w+): within$", prompt, re.MULTILINE)
+        if verdict:
+            fence = verdict[1]
+            tool = prompt.split(f"=== {fence} ===")[4]
+            word = "beyond" if any(name in tool for name in beyond) else "within"
+            return reply(f"So it is.\nVERDICT {fence}: {word}")
+        fence = re.findall(r"^RATING (\w+): N$", prompt, re.MULTILINE)[-1]
+        return reply(f"So it is.\nRATING {fence}: {rating}")
+
+    return script

@@ -187,7 +187,8 @@ def _entry(name: str, recipe: Recipe, catalogue: dict[str, SourceEntry]) -> Sour
             f"is neither a path nor a name in {recipe.data.catalogue}",
             "declare it there, or give a folder of servers or a .jsonl or .parquet file",
         )
-    layout: SourceLayout = "servers" if path.is_dir() else _detected(path)
+    holds_servers = path.is_dir() or path.suffix == ".json"  # a folder, or a registry.json
+    layout: SourceLayout = "servers" if holds_servers else _detected(path)
     return SourceEntry(layout=layout, path=str(path), licence=NOT_STATED)
 
 

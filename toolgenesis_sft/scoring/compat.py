@@ -77,13 +77,14 @@ def score_server(
     asked = figures_for(key, settings)
     sheet = Sheet.begun(prediction, parsed, key)
     seen = Examination(parsed.code or "", launcher)
-    sheet.figures |= dict.fromkeys(FIGURES, unreached("gate"))
     complies = tg_compat.compliance(parsed.schema)
-    sheet.figures["compliance"] = scored(complies)
     lists, faults = seen.launch(settings.launch_attempts) if parsed.code else ([], [parsed.fault])
     sheet.details["num_launches"] = len(lists)
     sheet.details["num_launch_attempts"] = settings.launch_attempts
     sheet.evidence["tools"] = seen.raw_tools
+    closed_by = "launch" if complies else "compliance"
+    sheet.figures |= dict.fromkeys(FIGURES, unreached(f"gate: {closed_by}"))
+    sheet.figures["compliance"] = scored(complies)
     if lists:
         sheet.figures["launch"] = scored(tg_compat.launch(len(lists), settings.launch_attempts))
     else:

@@ -367,11 +367,12 @@ def score_one(prediction: ServerPrediction) -> LayerScores:
     """Score one prediction in this worker and write its evidence."""
     assert _worker is not None
     job, slug = _worker.job, prediction.slug
-    profile = compat if job.settings.profile == "tg-compat" else strict
+    by_profile = {"strict": strict.score_server, "tg-compat": compat.score_server}
+    score_server = by_profile[job.settings.profile]
     reason = ""
     for _ in range(NUM_TRIES):
         with classified() as verdict:
-            record, evidence = profile.score_server(
+            record, evidence = score_server(
                 prediction,
                 _worker.scenarios[slug],
                 _worker.keys[slug],

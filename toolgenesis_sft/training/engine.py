@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import re
 import resource
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +23,7 @@ import torch.distributed as dist
 from toolgenesis_sft.config import Recipe, Train, resolve_path
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Json
-from toolgenesis_sft.runs import RunFolder
+from toolgenesis_sft.runs import RunFolder, disk_error
 from toolgenesis_sft.training import checkpoint as checkpoints
 from toolgenesis_sft.training.checkpoint import Checkpoint, Marker
 from toolgenesis_sft.training.model import load_model
@@ -183,6 +186,11 @@ def deepspeed_settings(train: Train, load_universal: bool) -> dict[str, Json]:
     zero["overlap_comm"] = on_gpu
     if train.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 1 < ranks_here < int(os.environ.get("WORLD_SIZE", "1")):
+        # On several nodes each keeps a copy of the weights in shares of its own (ZeRO++ hpZ), so
+        # that a backward pass gathers them inside the node: 2 bytes a parameter over its ranks.
+        zero["zero_hpz_partition_size"] = ranks_here
     if load_universal:
         settings["checkpoint"] = {"load_universal": True}
     return settings
@@ -199,7 +207,8 @@ def save(
     if engine.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
     dist.barrier()
-    engine.deepspeed.save_checkpoint(str(run.checkpoints), tag=folder.name, save_latest=False)
+    with failed_writes_named(folder):
+        engine.deepspeed.save_checkpoint(str(run.checkpoints), tag=folder.name, save_latest=False)
     dist.barrier()
     names = checkpoints.files_in(folder)[engine.rank :: engine.world_size]
     parts = gather(checkpoints.digests(folder, names))
@@ -215,6 +224,25 @@ def save(
         checkpoints.mark_complete(folder, marker)
     dist.barrier()
     return folder
+
+
+@contextlib.contextmanager
+def failed_writes_named(folder: Path) -> Iterator[None]:
+    """Raise UserError for a disk that takes no more. torch's zip writer says so in its own way."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    except RuntimeError as error:
+        if not re.search("iostream error|inline_container", str(error)):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise UserError(
+            "checkpoint",
+            str(folder),
+            f"a write failed with {free / 2**30:.1f} GiB free (disk full, or a quota)",
+            "free space or choose another --run, then run the same command",
+        ) from error
 
 
 def load(engine: Engine, resume: Checkpoint) -> None:

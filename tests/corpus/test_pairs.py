@@ -1,0 +1,149 @@
+"""Servers from wherever they lie: folders with facts, registries, rows, hub data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.corpus.conftest import TRAIN, Workbench
+from tests.corpus.test_chats import LAYOUTS
+from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.corpus.pairs import folder_pairs, shortest
+from toolgenesis_sft.corpus.sources import resolve_sources, rows, weights_of
+from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.predictions import write_registry
+from toolgenesis_sft.records import ChatSample, ServerPrediction
+from toolgenesis_sft.runs import RunFolder, read_json, read_records
+
+SERVER = '''"""Doubles numbers."""
+from fastmcp import FastMCP
+
+mcp = FastMCP("Doubler")
+
+
+@mcp.tool()
+def double_number(number: float) -> float:
+    """Twice the number."""
+    return 2 * number
+
+
+if __name__ == "__main__":
+    mcp.run()
+'''
+FACTS = """
+prompt: Somebody who doubles what I give.
+primary_label: Mathematics
+examples:
+  - {tool: double_number, arguments: {number: 4}, answer: 8}
+  - {tool: double_number, arguments: {number: 0.5}}
+"""
+
+
+def servers_only(bench: Workbench, source: Path) -> RunFolder:
+    build(bench.recipe(f"data.sources=[{source}]", "data.kinds={server: 1}"), bench.run())
+    return bench.run()
+
+
+def samples(run: RunFolder) -> list[ChatSample]:
+    return read_records(run.data / "train.jsonl", ChatSample)
+
+
+def test_a_server_answers_its_own_examples_or_is_dropped(bench: Workbench) -> None:
+    folder = bench.root / "found"
+    folder.mkdir()
+    (folder / "doubler.py").write_text(SERVER)
+    (folder / "doubler.yaml").write_text(FACTS)
+    (folder / "liar.py").write_text(SERVER.replace("2 * number", "3 * number"))
+    (folder / "liar.yaml").write_text(FACTS)
+    run = servers_only(bench, folder)
+    [sample] = samples(run)
+    assert (sample.id, sample.scenario) == ("found/doubler", "doubler")
+    assert "Somebody who doubles what I give." in sample.messages[0].content
+    assert read_json(run.data / "manifest.json")["drops"] == {
+        "verification: fails its own example": 1
+    }
+    assert read_json(run.data / "data_report.json")["domains"] == {"Mathematics": {"train": 1}}
+
+
+def test_facts_with_an_unknown_key_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "doubler.py").write_text(SERVER)
+    (tmp_path / "doubler.yaml").write_text("promt: typo")
+    with pytest.raises(UserError, match=r"doubler.yaml: promt"):
+        list(folder_pairs(tmp_path, "found", "MIT"))
+
+
+def test_rows_with_a_program_become_servers(bench: Workbench) -> None:
+    path = bench.root / "rows.jsonl"
+    lines = [
+        {"slug": "doubler", "prompt": "Double it.", "code": SERVER, "label": "Mathematics"},
+        {"prompt": "Nothing here."},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = servers_only(bench, path)
+    [sample] = samples(run)
+    assert sample.id == "rows/doubler"
+    drops = read_json(run.data / "manifest.json")["drops"]
+    assert drops == {"a column of the layout is missing": 1}
+
+
+def test_a_registry_of_the_reference_harness_is_a_source(bench: Workbench) -> None:
+    folder = bench.root / "predictions"
+    prediction = ServerPrediction(
+        slug="doubler", model="m", strategy="imported", completion=SERVER, finish_reason="stop"
+    )
+    write_registry([prediction], folder)
+    [sample] = samples(servers_only(bench, folder / "registry.json"))
+    assert sample.messages[-1].content == SERVER
+
+
+def test_a_hub_data_set_is_read_without_a_network(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set's folder stands for one that is in the hub's cache already."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", bench.root / "cache")
+    folder = bench.root / "dataset"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text((LAYOUTS / "sharegpt.jsonl").read_text())
+    catalogue = bench.root / "sources.yaml"
+    entry = {"layout": "sharegpt", "hub": str(folder), "licence": "MIT"}
+    catalogue.write_text(json.dumps({"calls": entry, "gone": entry | {"hub": "no/such-set"}}))
+    recipe = bench.recipe(f"data.catalogue={catalogue}", "data.sources=[calls]")
+    [source] = resolve_sources(recipe)
+    [(where, row)] = rows(source)
+    assert where == "row 1"
+    assert isinstance(row, dict)
+    assert row["conversations"][0]["from"] == "human"
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        resolve_sources(bench.recipe(f"data.catalogue={catalogue}", "data.sources=[gone]"))
+
+
+def test_weights_of_the_catalogue_must_all_be_given_and_add_up(bench: Workbench) -> None:
+    catalogue = bench.root / "sources.yaml"
+    path = str(LAYOUTS / "xlam.jsonl")
+    entries = {
+        name: {"layout": "xlam", "path": path, "licence": "MIT", "weight": weight}
+        for name, weight in (("a", 0.25), ("b", 0.75), ("c", 0.5))
+    }
+    catalogue.write_text(json.dumps(entries))
+    for names, fits in ((("a", "b"), True), (("a", "c"), False)):
+        text = ", ".join(names)
+        recipe = bench.recipe(f"data.catalogue={catalogue}", f"data.sources=[{text}]")
+        sources = resolve_sources(recipe)
+        if fits:
+            assert weights_of(recipe, sources) == {"a": 0.25, "b": 0.75}
+        else:
+            with pytest.raises(UserError, match="add up to 1"):
+                weights_of(recipe, sources)
+
+
+def test_the_shortest_servers_are_taken_in_their_order(bench: Workbench) -> None:
+    pairs = list(folder_pairs(bench.servers, "bench", "MIT"))
+    kept = shortest(pairs, 2)
+    lengths = sorted(len(pair.code) for pair in pairs)
+    assert sorted(len(pair.code) for pair in kept) == lengths[:2]
+    assert [pair.slug for pair in kept] == sorted(pair.slug for pair in kept)
+    assert len(TRAIN) < len(pairs)
