@@ -12,32 +12,33 @@ import pytest
 
 from tests.generation.scripted_server import Fault, Script, reply
 from toolgenesis_sft.config import server_python
+from toolgenesis_sft.sandbox.jail import Limits
 from toolgenesis_sft.sandbox.session import Sandbox
 
 MINI = Path(__file__).resolve().parent.parent.parent / "data" / "mini"
 MakeBenchmark = Callable[..., Path]
 
 
+def write_benchmark(folder: Path, *slugs: str) -> Path:
+    """A benchmark of those servers of data/mini, with their tasks."""
+    folder.mkdir()
+    items = json.loads((MINI / "benchmark.json").read_bytes())
+    chosen = [item for item in items if item["server_slug"] in slugs]
+    tasks = json.loads((MINI / "tasks.json").read_bytes())
+    (folder / "benchmark.json").write_text(json.dumps(chosen))
+    (folder / "tasks.json").write_text(json.dumps({slug: tasks[slug] for slug in slugs}))
+    return folder / "benchmark.json"
+
+
 @pytest.fixture
 def make_benchmark(tmp_path: Path) -> MakeBenchmark:
-    """make(*slugs) writes a benchmark of those servers, with their tasks, and gives its path."""
-
-    def make(*slugs: str) -> Path:
-        folder = tmp_path / "benchmark"
-        folder.mkdir()
-        items = json.loads((MINI / "benchmark.json").read_bytes())
-        chosen = [item for item in items if item["server_slug"] in slugs]
-        tasks = json.loads((MINI / "tasks.json").read_bytes())
-        (folder / "benchmark.json").write_text(json.dumps(chosen))
-        (folder / "tasks.json").write_text(json.dumps({slug: tasks[slug] for slug in slugs}))
-        return folder / "benchmark.json"
-
-    return make
+    """make(*slugs) -> the path of a benchmark of those servers."""
+    return lambda *slugs: write_benchmark(tmp_path / "benchmark", *slugs)
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(server_python(None)) as box:
+    with Sandbox(server_python(None), Limits(call_s=3)) as box:
         yield box
 
 

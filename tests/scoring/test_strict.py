@@ -12,6 +12,7 @@ from toolgenesis_sft.config import Score
 from toolgenesis_sft.errors import Outcome
 from toolgenesis_sft.records import FIGURES, Json, LayerScores, ServerPrediction
 from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.scoring.examination import MAX_TIMEOUTS_PER_TOOL
 from toolgenesis_sft.scoring.strict import score_server
 
 STATELESS, STATEFUL = "temperature-scales", "envelope-budget"
@@ -29,10 +30,8 @@ def score(
         slug=slug, model="m", strategy="imported", completion=code, finish_reason="stop"
     )
     scenarios = {scenario.slug: scenario for scenario in load_benchmark(benchmark).scenarios}
-    settings = Score(call_timeout_s=5)
-    return score_server(
-        prediction, scenarios[slug], load_answer_keys(benchmark)[slug], sandbox, settings
-    )
+    key = load_answer_keys(benchmark)[slug]
+    return score_server(prediction, scenarios[slug], key, sandbox, Score(launch_attempts=2))
 
 
 def values(record: LayerScores) -> dict[str, float | None]:
@@ -178,8 +177,10 @@ def test_a_tool_that_never_answers_costs_bounded_time(benchmark: Path, sandbox: 
         "    import time; time.sleep(600)\n    kelvin",
     )
     record, evidence = score(benchmark, sandbox, code)
-    faults = [t.get("fault", "") for t in evidence["unit_tests"] if t["tool"] == "convert_reading"]
-    assert set(faults) == {"call_timeout"}
+    asked = [test for test in evidence["unit_tests"] if test["tool"] == "convert_reading"]
+    assert {test["fault"] for test in asked} == {"call_timeout"}
+    assert sum("sent" in test for test in asked) == MAX_TIMEOUTS_PER_TOOL
+    assert values(record)["task_utility"] == 0.0
     assert values(record)["schema_f1"] == 1.0
     assert all(t["score"] == 1 for t in evidence["unit_tests"] if t["tool"] == "convert_interval")
 
@@ -233,3 +234,31 @@ def test_tests_of_an_unmatched_tool_stay_in_the_denominator(
         "no_tool"
     }
     assert values(record)["ut_hard"] == pytest.approx(6 / 11, abs=1e-6)
+
+
+def test_a_program_too_large_to_be_read_is_at_fault_for_the_boundary_alone(
+    benchmark: Path, sandbox: Sandbox
+) -> None:
+    """Python runs it; what it can do, nobody can say."""
+    code = mutated("\nif __name__", "\n" + "# padding\n" * 60_000 + "\nif __name__")
+    record, _ = score(benchmark, sandbox, code)
+    boundary = record.figures["capability_boundary"]
+    assert (boundary.value, boundary.outcome, boundary.reason) == (
+        0.0,
+        Outcome.MODEL_FAULT,
+        "code_too_large",
+    )
+    assert values(record) == {**PERFECT, "capability_boundary": 0.0}
+
+
+def test_what_a_server_attempts_while_a_task_runs_is_observed(
+    benchmark: Path, sandbox: Sandbox
+) -> None:
+    """`eval` would show in the code; a name put together at run time shows when it is used."""
+    code = mutated(
+        "    return round(degrees",
+        "    getattr(__import__('o' + 's'), 'sys' + 'tem')('true')\n    return round(degrees",
+    )
+    record, evidence = score(benchmark, sandbox, code)
+    assert any(line.startswith("process") for line in evidence["observed"]), evidence["observed"]
+    assert record.details["boundary_observed"] == 0.0

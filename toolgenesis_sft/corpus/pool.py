@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +18,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ITEMS_IN_FLIGHT = 3  # per process: one at work, two waiting
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 _work: Callable[[Any], Any]  # a worker process's own, made once
 
@@ -56,6 +60,8 @@ def ordered_map(
 
 def _prepare(make: Callable[[], Callable[[Any], Any]]) -> None:
     global _work
+    # Otherwise a worker waits for ever for the next item of a build that was killed with -9.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _work = make()
 
 

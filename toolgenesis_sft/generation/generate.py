@@ -144,7 +144,9 @@ def asked_models(recipe: Recipe, run: RunFolder) -> list[AskedModel]:
         else:
             models.append(named_model(BEFORE, "model.name_or_path", recipe.model.name_or_path))
     if settings.model is not None:
-        models.append(named_model(settings.model.rstrip("/"), "generate.model", settings.model))
+        folder = resolve_path(settings.model)
+        label = folder.absolute().name if folder.is_dir() else settings.model
+        models.append(named_model(label, "generate.model", settings.model))
     else:
         models.append(own_model(TRAINED, "export", run.export))
     return models

@@ -101,7 +101,6 @@ def score_predictions(job: ScoreJob) -> None:
     keys = load_answer_keys(job.benchmark.path)
     order = check_predictions(job)
     check_models(job, keys, order)
-    sandbox_facts = self_test(interpreter)
     with job.run.locked("score"):
         facts = job_facts(job, keys, interpreter)
         claim_folder(job, facts)
@@ -111,13 +110,15 @@ def score_predictions(job: ScoreJob) -> None:
             for record in read_records(job.run.scores, LayerScores)
             if order.get(record.key) == record.prediction_digest and not fault_of_harness(record)
         }
+        num_todo = len(order) - len(scored)
+        sandbox_facts = self_test(interpreter) if num_todo else {}
         todo = (
             prediction
             for prediction in read_predictions(job.predictions)
             if prediction.key not in scored
         )
         with (
-            Progress("score", len(order) - len(scored), "servers") as progress,
+            Progress("score", num_todo, "servers") as progress,
             contextlib.closing(score_all(job, keys, interpreter, todo)) as finished,
         ):
             for record, note in finished:
@@ -132,7 +133,8 @@ def score_predictions(job: ScoreJob) -> None:
         write_text(job.run.scores, "".join(record.to_line() for record in records))
         if job.settings.profile == "tg-compat":
             compat.write_results(records, job.run.root)
-        add_provenance(job.run, "score", {**facts, "sandbox": dict(sandbox_facts)})
+        if num_todo or not job.run.provenance.exists():
+            add_provenance(job.run, "score", {**facts, "sandbox": dict(sandbox_facts)})
     owed = [(record.slug, fault) for record in records if (fault := fault_of_harness(record))]
     if owed:
         slug, fault = owed[0]

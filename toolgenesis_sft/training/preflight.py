@@ -93,7 +93,9 @@ def node_main(machine: Machine, ranks: int, arguments: list[str], verdict_path: 
     except subprocess.TimeoutExpired:
         pass  # then there is no verdict either
     if not verdict_path.exists():
-        print(f"preflight: {node_name()}: its ranks did not answer; see {log}", flush=True)
+        print(
+            f"preflight: {node_name()}: heard nothing from the other ranks; see {log}", flush=True
+        )
         return 1
     verdict = Verdict.from_line(verdict_path.read_bytes())
     if not machine.leads:
@@ -112,6 +114,7 @@ def rank_main(run: Path, min_free_gib: float, gpus: bool, verdict_path: Path) ->
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the job's script ignores it
     facts = look_around(run, gpus)
+    verdict_path.with_name("looked").touch()  # the job's script names the nodes that did not
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=TIMEOUT_S))
     everyone = gather(facts)
     verdict = Verdict(problems=unfit(everyone, min_free_gib), fit={})
