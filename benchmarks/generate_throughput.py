@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -30,23 +31,28 @@ SCENARIO = Scenario(slug="any", prompt="word " * 500, digest="")
 Ask = Callable[[], Awaitable[int]]
 
 
-async def timed(ask: Ask, num_requests: int, concurrency: int) -> tuple[float, float]:
-    """Requests/s and tokens/s of this many workers that ask one after the other."""
+class Rate(NamedTuple):
+    requests_s: float
+    tokens_s: float
+    cpu_ms: float  # of the client's process, a request
+
+
+async def timed(ask: Ask, num_requests: int, concurrency: int) -> Rate:
+    """How fast this many workers are that ask one after the other."""
     left = iter(range(num_requests))
-    num_tokens = 0
+    num_tokens: list[int] = []
 
     async def work() -> None:
-        nonlocal num_tokens
         for _ in left:
-            num_tokens += await ask()
+            num_tokens.append(await ask())
 
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(concurrency)))
-    elapsed_s = time.perf_counter() - started
-    return num_requests / elapsed_s, num_tokens / elapsed_s
+    elapsed_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    return Rate(num_requests / elapsed_s, sum(num_tokens) / elapsed_s, 1e3 * cpu_s / num_requests)
 
 
-async def ours(url: str, num_requests: int, concurrency: int) -> tuple[float, float]:
+async def ours(url: str, num_requests: int, concurrency: int) -> Rate:
     async with ModelClient(url, "scripted", concurrency=concurrency) as client:
 
         async def ask() -> int:
@@ -57,7 +63,7 @@ async def ours(url: str, num_requests: int, concurrency: int) -> tuple[float, fl
         return await timed(ask, num_requests, concurrency)
 
 
-async def bare(url: str, num_requests: int, concurrency: int) -> tuple[float, float]:
+async def bare(url: str, num_requests: int, concurrency: int) -> Rate:
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx.AsyncClient(limits=limits, timeout=600, trust_env=False) as client:
 
@@ -83,26 +89,26 @@ def main() -> None:
         try:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"
-            print(
-                f"{'concurrency':>11} {'client':>7} {'requests/s':>11} {'tokens/s':>11} {'ratio':>6}"
-            )
+            print("concurrency  client  requests/s   tokens/s  CPU ms/request")
             for concurrency in CONCURRENCY:
-                rates: dict[str, list[tuple[float, float]]] = {"bare": [], "ours": []}
+                rates: dict[str, list[Rate]] = {"bare": [], "ours": []}
                 for _ in range(options.rounds):
                     for name, client in (("bare", bare), ("ours", ours)):
-                        result = asyncio.run(client(url, options.requests, concurrency))
-                        rates[name].append(result)
-                ratios = [
-                    mine[0] / other[0]
-                    for mine, other in zip(rates["ours"], rates["bare"], strict=True)
-                ]
+                        rates[name].append(asyncio.run(client(url, options.requests, concurrency)))
                 for name, results in rates.items():
-                    requests_s = statistics.median(result[0] for result in results)
-                    tokens_s = statistics.median(result[1] for result in results)
-                    ratio = f"{statistics.median(ratios):6.2f}" if name == "ours" else ""
-                    print(
-                        f"{concurrency:>11} {name:>7} {requests_s:>11,.0f} {tokens_s:>11,.0f} {ratio}"
+                    requests_s, tokens_s, cpu_ms = map(
+                        statistics.median, zip(*results, strict=True)
                     )
+                    print(
+                        f"{concurrency:>11} {name:>7} {requests_s:>11,.0f} {tokens_s:>10,.0f}"
+                        f" {cpu_ms:>15.3f}"
+                    )
+                pairs = list(zip(rates["ours"], rates["bare"], strict=True))
+                speed = statistics.median(
+                    mine.requests_s / other.requests_s for mine, other in pairs
+                )
+                cpu = statistics.median(mine.cpu_ms / other.cpu_ms for mine, other in pairs)
+                print(f"{'':>11} ratio of requests/s {speed:.3f}, of CPU time {cpu:.3f}")
         finally:
             server.terminate()
 

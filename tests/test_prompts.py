@@ -92,7 +92,8 @@ def test_the_program_is_found(completion: str) -> None:
 
 
 def test_a_program_whose_docstring_holds_a_fence_is_whole() -> None:
-    code = 'from fastmcp import FastMCP\n\nUSE = """\n```json\n{}\n```\n```python\nFastMCP\n```\nand\n```\n{}\n```\n"""\n'
+    use = "```json\n{}\n```\n```python\nFastMCP\n```\nand\n```\n{}\n```\n"
+    code = f'from fastmcp import FastMCP\n\nUSE = """\n{use}"""\n'
     assert parse_code(f"```python\n{code}```\n\nIt runs:\n```bash\nls\n```\n") == (code, "")
     assert parse_code(code) == (code, "")
 

@@ -494,9 +494,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise UserError("override", override, "the value is not YAML", "quote it") from error
 
 
-def check_keys(
-    what: str, tree: dict[str, Any], section: type[BaseModel], prefix: str = ""
-) -> None:
+def check_keys(what: str, tree: dict[str, Any], section: type[BaseModel], prefix: str = "") -> None:
     """Refuse unknown keys of a file, `what`, with the nearest known one."""
     for key, value in tree.items():
         if key not in section.model_fields:

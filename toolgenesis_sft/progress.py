@@ -71,5 +71,6 @@ class Progress:
 
     def line(self, note: str = "") -> str:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
-        parts = [f"{self.stage}: {self.num_done}/{self.total} {self.noun}", self.rate(), counts, note]
+        done = f"{self.stage}: {self.num_done}/{self.total} {self.noun}"
+        parts = [done, self.rate(), counts, note]
         return ", ".join(part for part in parts if part)

@@ -194,7 +194,7 @@ class LayerScores(Record):
         default="", description="SHA-256 of what was scored: a changed prediction is scored again"
     )
     figures: dict[FigureName, FigureScore] = Field(
-        description="a figure that was not asked for, or that the benchmark has no data for, is absent"
+        description="a figure that was not asked for, or that has no data to judge by, is absent"
     )
     details: dict[str, float | int | str | bool | None] = Field(default_factory=dict)
     evidence: str = ""

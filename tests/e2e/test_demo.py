@@ -1,4 +1,4 @@
-"""What the report of `make demo` must show. Run after it: `pytest -m demo tests/e2e/test_demo.py`."""
+"""What the report of `make demo` must show; run after it with `pytest -m demo`."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_a_tool_that_never_answers_costs_bounded_time(benchmark: Path, sandbox: 
     asked = [test for test in evidence["unit_tests"] if test["tool"] == "convert_reading"]
     assert {test["fault"] for test in asked} == {"call_timeout"}
     assert sum("sent" in test for test in asked) == MAX_TIMEOUTS_PER_TOOL
-    assert values(record)["task_utility"] == 0.0
+    assert 0 < (values(record)["task_utility"] or 0) < 1  # one task needs the other tool alone
     assert values(record)["schema_f1"] == 1.0
     assert all(t["score"] == 1 for t in evidence["unit_tests"] if t["tool"] == "convert_interval")
 
