@@ -196,7 +196,8 @@ def generate(options: argparse.Namespace, recipe: Recipe, run: RunFolder) -> int
 
 
 def score(options: argparse.Namespace, recipe: Recipe, run: RunFolder) -> int:
-    from toolgenesis_sft.scoring.score import ScoreJob, score_predictions
+    from toolgenesis_sft.scoring.job import ScoreJob
+    from toolgenesis_sft.scoring.score import score_predictions
 
     score_predictions(ScoreJob.of_run(recipe, run))
     if getattr(options, "json", False):
@@ -215,6 +216,7 @@ def report(options: argparse.Namespace, recipe: Recipe, run: RunFolder) -> int:
         if getattr(options, "json", False)
         else stage.table(summary)
     )
+    print(f"report: {run.report_html}, loss curve: {run.loss_svg}", file=sys.stderr)
     return 0
 
 
@@ -247,7 +249,8 @@ def on_bare_folders(options: argparse.Namespace) -> int:
     benchmark, out = resolve_path(options.benchmark), Path(options.out)
     if options.verb == "score":
         from toolgenesis_sft.config import checked
-        from toolgenesis_sft.scoring.score import ScoreJob, score_predictions
+        from toolgenesis_sft.scoring.job import ScoreJob
+        from toolgenesis_sft.scoring.score import score_predictions
 
         given = {
             "profile": options.profile,

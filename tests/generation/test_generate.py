@@ -142,15 +142,15 @@ def test_what_had_no_answer_is_asked_again_and_only_that(make_recipe, run: RunFo
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (Fault("status", 401), "key_refused"),
-        (Fault("status", 404, text="no such model"), "request_refused"),
+        (Fault("status", 401), r"generate\.api_key_variable = not set: .* answered 401"),
+        (Fault("status", 404, text="no such model"), r"endpoint_model = scripted: .*no such model"),
     ],
     ids=["key", "model"],
 )
 def test_a_fault_that_every_request_would_meet_ends_the_stage(
     fault: Fault, words: str, make_recipe, run: RunFolder
 ) -> None:
-    with ScriptedServer(lambda body: fault) as server, pytest.raises(HarnessFault, match=words):
+    with ScriptedServer(lambda body: fault) as server, pytest.raises(UserError, match=words):
         generate(make_recipe(*endpoint(server.url, "generate.concurrency=1")), run)
     assert len(server.bodies) == 1
     assert predictions_of(run) == []

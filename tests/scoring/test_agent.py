@@ -28,8 +28,9 @@ from toolgenesis_sft.scoring.agent import (
     transcript,
 )
 from toolgenesis_sft.scoring.examination import Examination
+from toolgenesis_sft.scoring.job import ScoreJob
 from toolgenesis_sft.scoring.judge import Endpoint, Judge
-from toolgenesis_sft.scoring.score import ScoreJob, score_predictions
+from toolgenesis_sft.scoring.score import score_predictions
 
 SLUG = "envelope-budget"
 GOOD = reference(SLUG)

@@ -23,8 +23,9 @@ from toolgenesis_sft.records import (
 )
 from toolgenesis_sft.sandbox.session import Sandbox
 from toolgenesis_sft.scoring.compat import score_server, write_results
+from toolgenesis_sft.scoring.job import ScoreJob
 from toolgenesis_sft.scoring.judge import Endpoint, Judge
-from toolgenesis_sft.scoring.score import ScoreJob, score_predictions
+from toolgenesis_sft.scoring.score import score_predictions
 
 SCENARIO = Scenario(slug="s", prompt="p", digest="d", server_class="stateful")
 HEAD = "from mcp.server.fastmcp import FastMCP\nmcp = FastMCP('s')\n"

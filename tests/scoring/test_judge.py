@@ -14,6 +14,7 @@ from toolgenesis_sft.config import Score
 from toolgenesis_sft.errors import HarnessFault
 from toolgenesis_sft.records import LayerScores, ToolSchema
 from toolgenesis_sft.runs import read_records
+from toolgenesis_sft.scoring.job import ScoreJob
 from toolgenesis_sft.scoring.judge import (
     MAX_JUDGED_TOOLS,
     NUM_ASKED,
@@ -21,7 +22,7 @@ from toolgenesis_sft.scoring.judge import (
     Judge,
     source_of,
 )
-from toolgenesis_sft.scoring.score import ScoreJob, score_predictions
+from toolgenesis_sft.scoring.score import score_predictions
 
 SLUG = "temperature-scales"
 GOLD = (ToolSchema(name="level", description="Level of an item."),)

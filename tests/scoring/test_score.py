@@ -23,7 +23,9 @@ from toolgenesis_sft.config import Score
 from toolgenesis_sft.errors import HarnessFault, Outcome, UserError
 from toolgenesis_sft.records import FIGURES, LayerScores, ServerPrediction
 from toolgenesis_sft.runs import read_records
-from toolgenesis_sft.scoring.score import ScoreJob, presentable, score_predictions
+from toolgenesis_sft.scoring.job import ScoreJob
+from toolgenesis_sft.scoring.pool import presentable
+from toolgenesis_sft.scoring.score import score_predictions
 
 SLUGS = ("envelope-budget", "gpa-planner", "temperature-scales")
 FAST: dict[str, Any] = {"layers": ("L1",), "launch_attempts": 1, "workers": 1}
@@ -366,7 +368,8 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from toolgenesis_sft.config import Score
-from toolgenesis_sft.scoring.score import ScoreJob, score_predictions
+from toolgenesis_sft.scoring.job import ScoreJob
+from toolgenesis_sft.scoring.score import score_predictions
 
 benchmark, predictions, out = map(Path, sys.argv[1:])
 settings = Score(layers=("L1",), workers=1)

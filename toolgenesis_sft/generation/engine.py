@@ -8,7 +8,6 @@ mode is the recipe's, and the answer comes back raw.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import math
@@ -24,11 +23,12 @@ from typing import Any
 
 import httpx
 
-from toolgenesis_sft.client import ModelClient, is_local, read_key
+from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Generate, resolve_path
 from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.generation import keeper
-from toolgenesis_sft.runs import COMPLETE, read_json, sha256_file, write_json
+from toolgenesis_sft.generation.models import AskedModel
+from toolgenesis_sft.runs import read_json, write_json
 
 START_TIMEOUT_S = 1800.0  # a large model is read from a slow disk and compiled
 POLL_S = 0.25
@@ -52,19 +52,6 @@ RAW_RESPONSE = {
     "start_anchor_pattern": "\\Z",
     "fields": {"content": {"content": "text", "content_args": {"strip": False}}},
 }
-
-
-@dataclass(frozen=True)
-class AskedModel:
-    """A model under a label of the report. `folder` is None for a model behind an endpoint.
-
-    digest: SHA-256 of what answers: weights, configuration and tokenizer, or URL and name.
-    """
-
-    label: str
-    source: str
-    folder: Path | None
-    digest: str
 
 
 @dataclass
@@ -336,99 +323,6 @@ def stop_tokens(folder: Path) -> tuple[str, ...]:
         token = tokenizer.get(name)
         texts.append(token["content"] if isinstance(token, dict) else token)
     return tuple(text for text in texts if isinstance(text, str) and text)
-
-
-def check_model_folder(field_name: str, folder: Path, marked: bool) -> None:
-    """Raises UserError where a folder cannot be served: missing, unfinished, not a causal model.
-
-    marked: the folder was written by this package, so it must end with the COMPLETE marker.
-    """
-
-    def refuse(rule: str, next_step: str) -> UserError:
-        return UserError(field_name, str(folder), rule, next_step)
-
-    if not folder.is_dir():
-        raise refuse("is not there", "run `toolgenesis-sft export` first, or name another folder")
-    if marked and not (folder / COMPLETE).exists():
-        raise refuse("is not finished (no COMPLETE)", "run the stage that writes it again")
-    if not (folder / "config.json").exists():
-        next_step = "name a Hugging Face model folder, or a hub name"
-        if (folder / "latest").exists() or list(folder.glob("**/*_model_states.pt")):
-            next_step = "this is a training checkpoint: run `toolgenesis-sft export` and name that"
-        raise refuse("holds no config.json", next_step)
-    names = read_json(folder / "config.json").get("architectures") or []
-    if not any(str(name).endswith("ForCausalLM") for name in names):
-        raise refuse(
-            f"has the architecture {names or 'unknown'}",
-            "name a causal language model (...ForCausalLM)",
-        )
-    if not any(
-        (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
-    ):
-        raise refuse("holds no tokenizer", "copy the tokenizer files of its base model into it")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        shards = set(read_json(index)["weight_map"].values())
-        missing = sorted(name for name in shards if not (folder / name).exists())
-        if missing:
-            raise refuse(f"lacks {missing[0]}", "the copy is unfinished: copy or export it again")
-    elif not list(folder.glob("*.safetensors")) and not list(folder.glob("*.bin")):
-        raise refuse("holds no weights", "copy the .safetensors files into it, or export it again")
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of weights, configuration and tokenizer."""
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"):
-            total.update(f"{path.name}:{sha256_file(path)}\n".encode())
-    return total.hexdigest()
-
-
-def hub_folder(field_name: str, name: str) -> Path:
-    """A hub model's files: from the cache where they are whole, else downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.pth", "*.gguf", "original/*"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            field_name,
-            name,
-            "is no folder, and no hub model that can be had here",
-            f"download it where there is a network (`hf download {name}`), or name a folder",
-        ) from error
-
-
-def endpoint_model_name(settings: Generate) -> str:
-    """The model to ask for: the recipe's, else the only one that the endpoint offers."""
-    if settings.endpoint_model is not None:
-        return settings.endpoint_model
-    assert settings.endpoint_url is not None
-    url = settings.endpoint_url.rstrip("/") + "/models"
-    key = read_key(settings.api_key_variable)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        answer = httpx.get(
-            url, headers=headers, timeout=30, trust_env=not is_local(url)
-        ).raise_for_status()
-        names = [str(model["id"]) for model in answer.json()["data"]]
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "generate.endpoint_url",
-            settings.endpoint_url,
-            f"does not list its models ({type(error).__name__})",
-            "check that it is up and its key is right, or set generate.endpoint_model",
-        ) from error
-    if len(names) != 1:
-        raise UserError(
-            "generate.endpoint_model",
-            "not set",
-            f"the endpoint offers {len(names)} models: {', '.join(names[:5])}",
-            "set generate.endpoint_model to one of them",
-        )
-    return names[0]
 
 
 def last_words(log: Path | None) -> str:

@@ -19,15 +19,8 @@ from toolgenesis_sft.config import Recipe, resolve_path, server_python
 from toolgenesis_sft.errors import HarnessFault, ModelFault, UserError
 from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
 from toolgenesis_sft.generation.direct import direct, direct_two_calls, oracle
-from toolgenesis_sft.generation.engine import (
-    AskedModel,
-    Engine,
-    check_model_folder,
-    endpoint_model_name,
-    folder_digest,
-    hub_folder,
-    open_engine,
-)
+from toolgenesis_sft.generation.engine import Engine, open_engine
+from toolgenesis_sft.generation.models import AskedModel, asked_models, refuse_other_checkpoints
 from toolgenesis_sft.generation.request import Key, Request
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.records import (
@@ -41,13 +34,9 @@ from toolgenesis_sft.runs import (
     RunFolder,
     add_provenance,
     append_record,
-    fingerprint,
     mend_torn_line,
-    read_json,
     read_records,
 )
-
-BEFORE, TRAINED = "before_training", "trained"
 
 
 def generate(recipe: Recipe, run: RunFolder) -> None:
@@ -131,60 +120,6 @@ def gold_schemas(recipe: Recipe, benchmark: Benchmark) -> dict[str, tuple[ToolSc
     return load_gold_schemas(benchmark.path) if "oracle" in recipe.generate.strategies else {}
 
 
-def asked_models(recipe: Recipe, run: RunFolder) -> list[AskedModel]:
-    """The models by label, checked before any of them is started."""
-    settings = recipe.generate
-    if settings.engine == "endpoint":
-        name = endpoint_model_name(settings)
-        return [AskedModel(name, name, None, fingerprint([settings.endpoint_url, name]))]
-    models = []
-    if settings.compare_before_training:
-        if recipe.model.name_or_path is None:
-            models.append(own_model(BEFORE, "model.random", run.base_model))
-        else:
-            models.append(named_model(BEFORE, "model.name_or_path", recipe.model.name_or_path))
-    if settings.model is not None:
-        folder = resolve_path(settings.model)
-        label = folder.absolute().name if folder.is_dir() else settings.model
-        models.append(named_model(label, "generate.model", settings.model))
-    else:
-        models.append(own_model(TRAINED, "export", run.export))
-    return models
-
-
-def own_model(label: str, field: str, folder: Path) -> AskedModel:
-    check_model_folder(field, folder, marked=True)
-    return AskedModel(label, str(folder), folder, folder_digest(folder))
-
-
-def named_model(label: str, field: str, name: str) -> AskedModel:
-    folder = resolve_path(name)
-    if not folder.is_dir():
-        folder = hub_folder(field, name)
-    check_model_folder(field, folder, marked=False)
-    return AskedModel(label, name, folder.absolute(), folder_digest(folder))
-
-
-def refuse_other_checkpoints(
-    run: RunFolder, models: Sequence[AskedModel], done: Sequence[ServerPrediction]
-) -> None:
-    """Raises UserError where a checkpoint changed since: its predictions are neither mixed with
-    new ones nor thrown away in silence."""
-    answered = {prediction.model for prediction in done}
-    if not answered:
-        return
-    stored = read_json(run.provenance) if run.provenance.exists() else {}
-    digests = stored.get("generate", {}).get("models", {})
-    for model in models:
-        if model.label in answered and digests.get(model.label, {}).get("digest") != model.digest:
-            raise UserError(
-                "predictions",
-                str(run.predictions),
-                f"were made by another `{model.label}` than {model.source} is now",
-                f"remove {run.predictions.name} to ask the new one, or give --run NEW_NAME",
-            )
-
-
 def missing_requests(
     recipe: Recipe, label: str, scenarios: Sequence[Scenario], done: set[Key]
 ) -> list[Request]:
@@ -251,8 +186,10 @@ class Session:
                     async with asyncio.TaskGroup() as workers:
                         for _ in range(min(engine.concurrency, len(requests))):
                             workers.create_task(work())
-                except* (HarnessFault, UserError) as faults:
-                    raise faults.exceptions[0] from None
+                except* HarnessFault as faults:
+                    raise for_the_user(faults.exceptions[0], engine) from None
+                except* UserError as errors:
+                    raise errors.exceptions[0] from None
         return unanswered
 
     async def _answer(
@@ -286,6 +223,25 @@ class Session:
                 assert self.workshop is not None
                 return await coder_agent(client, request, self.workshop)
         raise AssertionError(request.strategy)
+
+
+def for_the_user(fault: BaseException, engine: Engine) -> BaseException:
+    """A refusal of an endpoint is for the user to mend; every other fault stays the harness's."""
+    settings = engine.settings
+    if not isinstance(fault, HarnessFault) or engine.command:
+        return fault
+    if fault.kind == "key_refused":
+        return UserError(
+            "generate.api_key_variable",
+            settings.api_key_variable or "not set",
+            fault.detail,
+            "name the environment variable that holds the right key, and run again",
+        )
+    if fault.kind == "request_refused":
+        return UserError(
+            "generate.endpoint_model", engine.model, fault.detail, "check the model's name"
+        )
+    return fault
 
 
 def spent(predictions: Sequence[ServerPrediction]) -> dict[str, Json]:

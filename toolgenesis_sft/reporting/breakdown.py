@@ -40,7 +40,7 @@ SIDE_FIGURES: dict[str, FigureName] = {
     "ut_hard_answerable": "ut_hard",
     "boundary_static": "capability_boundary",
     "boundary_observed": "capability_boundary",
-    "boundary_judge": "capability_boundary",
+    "boundary_judged": "capability_boundary",
     "share_tasks_solved": "task_utility",
 }
 MAX_EXAMPLES = 5

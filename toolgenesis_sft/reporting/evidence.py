@@ -111,7 +111,7 @@ SHOWN = frozenset(
         "capabilities",
         "authorised",
         "observed",
-        "judge",
+        "judged",
         "stderr",
     }
 )

@@ -62,6 +62,7 @@ class Batch:
 def fit(training: Training, first_step: int) -> Ending:
     """Train from step `first_step` (counted from 0) to the end or to a request to stop."""
     settings, num_steps = training.recipe.train, training.order.num_steps
+    require_room(training)
     for step in range(first_step, num_steps):
         batch = next_batch(training, step)
         loss, stop = forward_backward(training, batch, step)
@@ -191,9 +192,14 @@ def log(
 def save_checkpoint(training: Training, done: int, val_loss: float | None) -> None:
     """Save, then drop what keep_last does not hold, and draw the loss so far."""
     engine, run = training.engine, training.run
-    free = min(gather(shutil.disk_usage(run.root).free))
-    require_space(run, engine.checkpoint_bytes, free)
+    require_room(training)
     save(engine, run, done, training.order.num_steps, training.identity, val_loss)
     if training.metrics is not None:
         prune(run, training.recipe.train.keep_last)
         training.metrics.draw()
+
+
+def require_room(training: Training) -> None:
+    """Raises UserError, on all ranks or on none, where the disk cannot take a checkpoint."""
+    free = min(gather(shutil.disk_usage(training.run.root).free))
+    require_space(training.run, training.engine.checkpoint_bytes, free)

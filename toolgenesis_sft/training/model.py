@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from deepspeed.utils import set_z3_leaf_modules
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -73,8 +74,7 @@ def load_model(recipe: Recipe, run: RunFolder, device: str) -> PackedCausalLM:
     if recipe.train.liger:
         use_liger(model, device)
     if recipe.train.compile:
-        for layer in model.get_decoder().layers:
-            layer.compile()
+        compile_layers(model)
     return PackedCausalLM(model, recipe.train.loss_chunk_tokens)
 
 
@@ -143,6 +143,18 @@ def set_recomputation(model: Any, which: str) -> None:
     if which == "selective":
         for layer in model.get_decoder().layers[1::2]:
             layer.gradient_checkpointing = False
+
+
+def compile_layers(model: Any) -> None:
+    """torch.compile each decoder layer, one graph a layer.
+
+    ZeRO-3 gathers a compiled layer's weights as a whole: its hooks on the parts inside would
+    break the graph at each of them.
+    """
+    layers = model.get_decoder().layers
+    set_z3_leaf_modules(model, [type(layers[0])])
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward)
 
 
 def use_liger(model: Any, device: str) -> None:
