@@ -237,6 +237,9 @@ class Generate(Section):
         None, "port of the started server; default: a free one", ge=1, le=65535
     )
     tensor_parallel: int = execution(1, "GPUs the vllm engine spreads one model over", ge=1)
+    memory_share: float | None = execution(
+        None, "share of the device's memory that vllm may take; default: its own", gt=0, le=1
+    )
     max_model_len: int | None = execution(None, "longest prompt plus answer in tokens", ge=128)
 
 

@@ -73,7 +73,12 @@ def test_stop_tokens_are_those_of_the_tokenizer(tiny_model: Path) -> None:
 
 def test_vllm_is_told_the_recipe_s_settings(tiny_model: Path, tmp_path: Path) -> None:
     settings = Generate(
-        engine_python=sys.executable, tensor_parallel=4, max_model_len=2048, concurrency=32, seed=3
+        engine_python=sys.executable,
+        tensor_parallel=4,
+        max_model_len=2048,
+        concurrency=32,
+        seed=3,
+        memory_share=0.5,
     )
     model = AskedModel("trained", "export", tiny_model, "digest")
     command = " ".join(vllm_engine(settings, model, True, tmp_path, 1234).command)
@@ -85,6 +90,7 @@ def test_vllm_is_told_the_recipe_s_settings(tiny_model: Path, tmp_path: Path) ->
         "--max-num-seqs 32",
         "--enable-prefix-caching",
         "--seed 3",
+        "--gpu-memory-utilization 0.5",
         '"top_k": 0',
     ):
         assert words in command
@@ -115,8 +121,10 @@ def test_a_server_that_ends_while_starting_is_told_by_its_last_words(
         pass
 
 
-def test_the_last_line_of_a_log_that_says_something_is_shown(tmp_path: Path) -> None:
+def test_a_log_s_first_error_is_shown_or_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert last_words(log) == "no log"
     log.write_text("first\nlast\n\n")
     assert last_words(log) == "last"
+    log.write_text("WARNING OSError: maybe\nE  ValueError: the cause\nRuntimeError: failed\nbye\n")
+    assert last_words(log) == "ValueError: the cause"

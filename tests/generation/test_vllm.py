@@ -70,6 +70,7 @@ def test_the_stage_runs_on_vllm_with_log_probabilities(
         f"generate.engine_python={vllm_python}",
         "generate.compare_before_training=false",
         "generate.max_model_len=1024",
+        "generate.memory_share=0.2",
         "generate.temperature=0.7",
         "generate.num_samples=2",
     )
@@ -89,7 +90,9 @@ def test_the_stage_runs_on_vllm_with_log_probabilities(
 def test_a_request_with_tools_is_answered_and_a_prompt_without_room_is_told(
     model_folder: Path, vllm_python: str, tmp_path: Path
 ) -> None:
-    settings = Generate(engine_python=vllm_python, max_model_len=512, concurrency=4)
+    settings = Generate(
+        engine_python=vllm_python, max_model_len=512, concurrency=4, memory_share=0.2
+    )
     model = AskedModel("trained", str(model_folder), model_folder, "digest")
     tool = ToolSchema(name="add", description="Add.", input_schema={"type": "object"})
 

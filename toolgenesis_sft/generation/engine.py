@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -44,6 +45,8 @@ CPU_SERVING = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
 }
+NAMED_ERROR = re.compile(r"\b\w+(?:Error|Exception): .+")
+HARMLESS = re.compile(r"\b(?:WARNING|INFO|DEBUG)\b")
 NEUTRAL_SAMPLING = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 # `transformers serve` answers 500 where text merely looks like a broken tool call, and drops what
 # stands before a turn's end: with this template it hands out the text as it was generated.
@@ -222,6 +225,8 @@ def vllm_engine(
     command += ["--override-generation-config", json.dumps(NEUTRAL_SAMPLING)]
     if settings.max_model_len is not None:
         command += ["--max-model-len", str(settings.max_model_len)]
+    if settings.memory_share is not None:
+        command += ["--gpu-memory-utilization", str(settings.memory_share)]
     folder = attempt / f"served_{model.label.replace('/', '_')}"
     folder.mkdir(parents=True, exist_ok=True)
     return Engine(
@@ -326,8 +331,11 @@ def stop_tokens(folder: Path) -> tuple[str, ...]:
 
 
 def last_words(log: Path | None) -> str:
-    """The last line of a log that says something."""
+    """Why a server ended, as its log says: the first error it names, else its last line."""
     if log is None or not log.exists():
         return "no log"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else "it wrote nothing"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        return "it wrote nothing"
+    said = (NAMED_ERROR.search(line) for line in lines if not HARMLESS.search(line))
+    return next((found[0] for found in said if found), lines[-1])[:300]
