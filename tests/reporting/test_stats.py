@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from toolgenesis_sft.errors import Outcome
 from toolgenesis_sft.records import FigureScore
@@ -77,7 +78,6 @@ def test_rank_correlation_sees_order_only():
 
 
 def test_rank_correlation_and_auroc_agree_with_scipy():
-    scipy_stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(4)
     a, b = rng.integers(0, 5, 50).astype(float), rng.integers(0, 5, 50).astype(float)
     assert stats.spearman(a, b) == pytest.approx(scipy_stats.spearmanr(a, b).statistic)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from toolgenesis_sft.training.signals import STOP_SIGNALS, StopRequest
+from toolgenesis_sft.training.signals import PARENT_VARIABLE, STOP_SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -42,6 +42,21 @@ def test_a_process_ends_with_its_parent_even_by_kill_9(tmp_path: Path) -> None:
     while is_alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_process_whose_parent_died_before_it_could_ask_ends_at_once() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    child = (
+        "from toolgenesis_sft.training.signals import end_with_parent; "
+        "end_with_parent(); print('still here')"
+    )
+    for parent, alive in ((gone.pid, False), (os.getpid(), True)):
+        env = {**os.environ, PARENT_VARIABLE: str(parent)}
+        done = subprocess.run(
+            [sys.executable, "-c", child], env=env, capture_output=True, text=True, check=False
+        )
+        assert ("still here" in done.stdout) == alive
 
 
 def is_alive(pid: int) -> bool:

@@ -36,7 +36,7 @@ from toolgenesis_sft.training.checkpoint import (
 )
 from toolgenesis_sft.training.machines import Machine
 from toolgenesis_sft.training.packing import Order, OrderSettings
-from toolgenesis_sft.training.signals import STOP_SIGNALS, end_with_parent
+from toolgenesis_sft.training.signals import STOP_SIGNALS, end_with_parent, parent_of_children
 from toolgenesis_sft.training.tokens import TokenSet, load_tokens
 
 ATTEMPT_VARIABLE = "TOOLGENESIS_ATTEMPT"  # the attempt's log folder; the run's lock is held
@@ -117,7 +117,7 @@ def watch(command: list[str], run: RunFolder, attempt: Path, num_steps: int) -> 
     Yields its return code, and whether this process was asked to stop; the launcher is told.
     """
     env = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
-    env |= {ATTEMPT_VARIABLE: str(attempt.absolute())}
+    env |= {ATTEMPT_VARIABLE: str(attempt.absolute()), **parent_of_children()}
     env.setdefault("PYTHONWARNINGS", "ignore")
     env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     with (attempt / "launcher.log").open("wb") as log:

@@ -9,6 +9,7 @@ import sys
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+PARENT_VARIABLE = "TOOLGENESIS_PARENT"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -27,10 +28,16 @@ class StopRequest:
 def end_with_parent() -> None:
     """Have the kernel kill this process when its parent dies, kill -9 of the parent included.
 
-    A parent that is gone already can no longer tell: then this process ends here.
+    A parent that died before this call can no longer tell: where the environment names another
+    than there is now, this process ends here. Its own children are told its number.
     """
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
+    if os.environ.get(PARENT_VARIABLE, str(os.getppid())) != str(os.getppid()):
+        os._exit(1)
+    os.environ |= parent_of_children()
+
+
+def parent_of_children() -> dict[str, str]:
+    """What a process puts into the environment of children that are to end with it."""
+    return {PARENT_VARIABLE: str(os.getpid())}
