@@ -21,6 +21,7 @@ test-gpu: setup-dev
 	pytest -m gpu
 
 test-vllm: setup-dev
+	launch/setup_vllm.sh
 	pytest -m vllm
 
 test-browser:

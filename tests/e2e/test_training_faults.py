@@ -65,20 +65,31 @@ def copy_of(tiny: Tiny, folder: Path) -> Tiny:
     return folder / tiny[0].name, type(tiny[1])(folder / tiny[1].root.relative_to(tiny[0].parent))
 
 
-def test_killed_at_five_moments_it_ends_with_the_same_bits(whole: Tiny, tmp_path: Path) -> None:
+def test_killed_at_five_random_steps_it_ends_with_the_same_bits(
+    whole: Tiny, tmp_path: Path
+) -> None:
     tiny = build_tiny(tmp_path)
     moments = random.Random(7)
-    for _ in range(5):
+    for step in sorted(moments.sample(range(1, NUM_STEPS), 5)):
         process = start(tiny)
-        begun = time.monotonic()
-        wait = moments.uniform(1, 25)
-        while process.poll() is None and time.monotonic() - begun < wait:
-            time.sleep(0.05)
+        wait_for_steps(tiny[1], step, process)
+        time.sleep(moments.uniform(0, 0.5))
         process.kill()
         process.wait()
         wait_until_gone(tiny[1])
     trained_and_exported(tiny)
     assert_same_run(tiny[1], whole[1])
+
+
+def test_killed_at_any_moment_of_its_start_it_starts_again(tmp_path: Path) -> None:
+    tiny = build_tiny(tmp_path)
+    for wait_s in (0.3, 1, 2, 3, 4, 5, 6, 8):
+        process = start(tiny)
+        time.sleep(wait_s)
+        process.kill()
+        process.wait()
+        wait_until_gone(tiny[1])
+    trained_and_exported(tiny)
 
 
 def test_stopped_by_usr1_it_continues_to_the_same_bits(whole: Tiny, tmp_path: Path) -> None:

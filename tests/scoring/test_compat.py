@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.generation.scripted_server import ScriptedServer
+from tests.generation.scripted_server import Fault, ScriptedServer, call, reply
 from tests.scoring.conftest import MakeBenchmark, judge_script, reference
 from toolgenesis_sft.config import Score
 from toolgenesis_sft.errors import Outcome
@@ -18,10 +18,12 @@ from toolgenesis_sft.records import (
     LayerScores,
     Scenario,
     ServerPrediction,
+    Task,
     ToolSchema,
     UnitTest,
 )
 from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.scoring.agent import Agent
 from toolgenesis_sft.scoring.compat import score_server, write_results
 from toolgenesis_sft.scoring.job import ScoreJob
 from toolgenesis_sft.scoring.judge import Endpoint, Judge
@@ -64,6 +66,7 @@ def score(
     file_tools: list[dict[str, Any]],
     key: AnswerKey,
     judge: Judge | None = None,
+    agent: Agent | None = None,
 ) -> tuple[LayerScores, dict[str, Json]]:
     prediction = ServerPrediction(
         slug="s",
@@ -77,8 +80,9 @@ def score(
         profile="tg-compat",
         launch_attempts=1,
         **({"judge_url": judge.endpoint.url, "judge_model": "j"} if judge else {}),
+        **({"utility": "agent", "oracle": "o"} if agent else {}),
     )
-    return score_server(prediction, SCENARIO, key, sandbox, settings, judge)
+    return score_server(prediction, SCENARIO, key, sandbox, settings, judge, agent)
 
 
 def value(record: LayerScores, figure: Any) -> float | None:
@@ -245,6 +249,30 @@ def test_without_a_judge_the_boundary_is_absent_and_not_zero(sandbox: Sandbox) -
     code = program("def level(sku: str) -> str:\n    return 'x'")
     record, _ = score(sandbox, code, [LEVEL], answer_key([LEVEL], []))
     assert "capability_boundary" not in record.figures
+
+
+def test_task_utility_is_the_rating_against_the_oracles(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A judge that gives the oracle's server 4 and the examined one 2 of 5."""
+    code = program("def level(sku: str) -> str:\n    return 'low'")
+    oracle = code.replace("'low'", "'high'")
+    key = answer_key([LEVEL], []).model_copy(update={"tasks": (Task(prompt="How high?"),)})
+
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        if "RATING" in body["messages"][0]["content"]:
+            transcript = body["messages"][0]["content"]
+            return judge_script(rating=4 if "answer 1: high" in transcript else 2)(body)
+        if body.get("tools") and body["messages"][-1]["role"] == "user":
+            return reply("", tool_calls=[call("level", {"sku": "A"})])
+        return reply("As it says.")
+
+    with ScriptedServer(script) as server:
+        judge = Judge(Endpoint(server.url, "j"))
+        agent = Agent(judge.endpoint, judge, {"s": oracle}, tmp_path)
+        record, _ = score(sandbox, code, [LEVEL], key, judge, agent)
+    assert value(record, "task_utility") == 0.5
+    assert record.details["trajectory_soft"] == 0.4
+    assert record.details["trajectory_hard"] == 0.0
+    assert record.details["share_tasks_solved_by_oracle"] == 1.0
 
 
 def test_results_json_has_the_published_layout(

@@ -10,8 +10,8 @@ import pytest
 
 from tests.generation.scripted_server import Fault, Script, ScriptedServer, reply
 from tests.scoring.conftest import MakeBenchmark, judge_script, reference
-from toolgenesis_sft.config import Score
-from toolgenesis_sft.errors import HarnessFault
+from toolgenesis_sft.config import Score, checked
+from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.records import LayerScores, ToolSchema
 from toolgenesis_sft.runs import read_records
 from toolgenesis_sft.scoring.job import ScoreJob
@@ -171,3 +171,30 @@ def test_the_judged_column_stands_beside_the_figure_and_is_owed_until_there_is_o
     assert record.figures["capability_boundary"].value == 1.0
     evidence = json.loads((out / record.evidence).read_bytes())
     assert [verdict["within"] for verdict in evidence["judged"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"judge_url": "http://x/v1"}, "judge_url and score.judge_model go together"),
+        ({"solver_model": "s"}, "solver_url and score.solver_model go together"),
+        ({"utility": "agent"}, "utility=agent needs score.judge_url and score.oracle"),
+    ],
+)
+def test_settings_that_lack_their_other_half_are_refused(values: dict[str, str], rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        checked(Score, values, "score.")
+
+
+def test_a_key_that_is_not_set_is_refused_before_any_work(
+    make_benchmark: MakeBenchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    settings = Score(judge_url="http://x/v1", judge_model="j", judge_key_variable="JUDGE_KEY")
+    (tmp_path / "predictions").mkdir()
+    job = ScoreJob.of_folder(
+        make_benchmark(SLUG), tmp_path / "predictions", tmp_path / "out", settings
+    )
+    with pytest.raises(UserError, match=r"JUDGE_KEY.*is not set"):
+        score_predictions(job)
+    assert not (tmp_path / "out").exists()

@@ -223,6 +223,8 @@ def vllm_engine(
     command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
     command += ["--max-num-seqs", str(settings.concurrency), "--enable-prefix-caching"]
     command += ["--override-generation-config", json.dumps(NEUTRAL_SAMPLING)]
+    # Qwen writes tool calls as Hermes does; read as such only where a request brings tools.
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     if settings.max_model_len is not None:
         command += ["--max-model-len", str(settings.max_model_len)]
     if settings.memory_share is not None:
