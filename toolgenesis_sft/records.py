@@ -31,6 +31,8 @@ FIGURES: tuple[FigureName, ...] = (
     "capability_boundary",
     "task_utility",
 )
+# Labels of the two models that a run of ours asks; any other label is a model's own name.
+BEFORE, TRAINED = "before_training", "trained"
 
 
 class Record(BaseModel):
@@ -153,7 +155,7 @@ class ServerPrediction(Record):
     """What a model wrote for one scenario. Code and schema are parsed from it when scored."""
 
     slug: str
-    model: str = Field(description="a label: `before_training`, `trained`, or a model's name")
+    model: str = Field(description="a label: BEFORE, TRAINED, or a model's name")
     strategy: Strategy
     sample_index: int = 0
     completion: str = Field(description="the raw final completion that holds the code")

@@ -12,10 +12,9 @@ import httpx
 from toolgenesis_sft.client import is_local, read_key
 from toolgenesis_sft.config import Generate, Recipe, resolve_path
 from toolgenesis_sft.errors import UserError
-from toolgenesis_sft.records import ServerPrediction
+from toolgenesis_sft.records import BEFORE, TRAINED, ServerPrediction
 from toolgenesis_sft.runs import COMPLETE, RunFolder, fingerprint, read_json, sha256_file
 
-BEFORE, TRAINED = "before_training", "trained"
 DIGESTED = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from toolgenesis_sft.records import FigureName, Record
+from toolgenesis_sft.records import BEFORE, FigureName, Record
 from toolgenesis_sft.reporting import stats
-from toolgenesis_sft.reporting.study import BEFORE, Contestant, ScenarioSet, Study
+from toolgenesis_sft.reporting.study import Contestant, ScenarioSet, Study
 from toolgenesis_sft.reporting.values import Values
 
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from toolgenesis_sft.errors import UserError
-from toolgenesis_sft.records import FigureName, RunReport
+from toolgenesis_sft.records import BEFORE, TRAINED, FigureName, RunReport
 from toolgenesis_sft.reporting import stats
 from toolgenesis_sft.reporting.analysis import Analysis
-from toolgenesis_sft.reporting.study import BEFORE, TRAINED, ScenarioSet
+from toolgenesis_sft.reporting.study import ScenarioSet
 
 SCENARIO_SETS: tuple[ScenarioSet, ...] = ("held_out", "train", "all")
 

@@ -16,7 +16,9 @@ from toolgenesis_sft.benchmark import Benchmark, load_answer_keys, load_benchmar
 from toolgenesis_sft.config import Recipe, resolve_path
 from toolgenesis_sft.errors import Outcome, UserError
 from toolgenesis_sft.records import (
+    BEFORE,
     FIGURES,
+    TRAINED,
     AnswerKey,
     ChatSample,
     FigureName,
@@ -35,7 +37,6 @@ LAYERS: dict[str, tuple[FigureName, ...]] = {
     "L3": ("capability_boundary",),
     "L4": ("task_utility",),
 }
-BEFORE, TRAINED = "before_training", "trained"
 NO_PREDICTION = "no_prediction"
 NOT_SCORED = "not_scored"
 
