@@ -249,3 +249,17 @@ def test_each_option_trains_under_zero_3(whole: Tiny, tmp_path: Path, override: 
     assert losses(tiny[1])[0] == pytest.approx(losses(whole[1])[0], abs=0.02)
     assert losses(tiny[1])[-1] == pytest.approx(losses(whole[1])[-1], abs=0.3)
     assert len(metrics(tiny[1])) == NUM_STEPS
+
+
+def test_every_steps_loss_is_that_of_trls_trainer() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/train_vs_trl.py", "--rounds", "1", "--steps", "5"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [last] = [line for line in done.stdout.splitlines() if line.startswith("largest difference")]
+    assert float(last.rpartition(":")[2]) < 1e-5

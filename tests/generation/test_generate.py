@@ -255,7 +255,6 @@ def test_killed_at_any_moment_it_continues_and_every_token_counts_once(
 # Stands in for a vLLM environment: takes its command line and answers, until it is told to die.
 FAKE_VLLM = textwrap.dedent(
     """
-    #!{python}
     import http.server, json, os, sys
     from pathlib import Path
 
@@ -296,8 +295,9 @@ def fake_vllm(tmp_path: Path, run: RunFolder, tiny_model: Path):
 
     def make(deaths: int) -> tuple[str, ...]:
         (tmp_path / "deaths").write_text(str(deaths))
-        program = tmp_path / "python"
-        program.write_text(FAKE_VLLM.format(python=sys.executable, deaths=tmp_path / "deaths"))
+        script, program = tmp_path / "fake_vllm.py", tmp_path / "python"
+        script.write_text(FAKE_VLLM.format(deaths=tmp_path / "deaths"))
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
         program.chmod(0o755)
         run.root.mkdir(parents=True, exist_ok=True)
         run.export.symlink_to(tiny_model)

@@ -75,7 +75,8 @@ def test_planning_imports_no_torch() -> None:
 
 def test_built_data_goes_before_what_the_recipe_expects(tmp_path: Path) -> None:
     run = built(tmp_path, 25)
-    recipe = load_recipe(TINY, ("data.expected_num_samples=9999", "train.epochs=2"))
+    overrides = ("data.expected_num_samples=9999", "train.epochs=2", "train.global_batch_size=10")
+    recipe = load_recipe(TINY, overrides)
     plan, tokens = make_plan(recipe, run), load_tokens(recipe, run)
     assert not plan.assumed
     assert (plan.num_samples, plan.steps_per_epoch, plan.total_steps) == (25, 3, 6)

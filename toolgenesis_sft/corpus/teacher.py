@@ -102,8 +102,8 @@ async def _ask_all(
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(min(settings.concurrency, len(requests))):
                         workers.create_task(work())
-            except* HarnessFault as faults:
-                raise faults.exceptions[0] from None
+            except ExceptionGroup as group:  # the first worker's word counts
+                raise group.exceptions[0] from None
     return unanswered
 
 

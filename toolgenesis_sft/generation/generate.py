@@ -186,10 +186,8 @@ class Session:
                     async with asyncio.TaskGroup() as workers:
                         for _ in range(min(engine.concurrency, len(requests))):
                             workers.create_task(work())
-                except* HarnessFault as faults:
-                    raise for_the_user(faults.exceptions[0], engine) from None
-                except* UserError as errors:
-                    raise errors.exceptions[0] from None
+                except ExceptionGroup as group:  # the first worker's word counts
+                    raise for_the_user(group.exceptions[0], engine) from None
         return unanswered
 
     async def _answer(
