@@ -43,7 +43,7 @@ if nvidia-smi -L >/dev/null 2>&1; then
         engine="engine: vllm"$'\n'"  concurrency: 128"
     fi
 else
-    engine="$engine"$'\n'"  concurrency: 6"
+    engine="$engine"$'\n'"  concurrency: 12"
 fi
 
 # A step or an export of a training run: its own recipe, data and base model, in a new folder.

@@ -230,7 +230,7 @@ class Generate(Section):
         1800.0, gt=0, description="coder_agent: seconds after which no further turn begins"
     )
     concurrency: int = execution(
-        16, "requests in flight: about 6 for transformers on a CPU, 100 and more for vllm", ge=1
+        16, "requests in flight: about 6 a processor for transformers, 100 and more for vllm", ge=1
     )
     request_timeout_s: float = execution(600.0, "seconds one completion may take", gt=0)
     port: int | None = execution(

@@ -14,11 +14,13 @@ import pytest
 from toolgenesis_sft.config import Generate
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.generation.engine import (
+    MAX_SERVERS,
     choose_port,
     last_words,
-    open_engine,
+    open_engines,
     server_environment,
     stop_tokens,
+    transformers_engines,
     vllm_engine,
     write_served_folder,
 )
@@ -43,10 +45,14 @@ def test_a_port_in_use_is_refused_by_number() -> None:
     assert choose_port(None) > 0
 
 
-def test_a_started_server_gets_no_secret_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_started_server_gets_our_defaults_no_secret_and_no_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("HF_TOKEN", "hf-secret")
-    environment = server_environment()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    environment = server_environment({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+    assert (environment["OMP_NUM_THREADS"], environment["OMP_WAIT_POLICY"]) == ("3", "PASSIVE")
     assert not {"OPENAI_API_KEY", "HF_TOKEN"} & set(environment)
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert environment["PATH"] == os.environ["PATH"]
@@ -69,6 +75,25 @@ def test_the_served_folder_samples_as_the_recipe_says(
 
 def test_stop_tokens_are_those_of_the_tokenizer(tiny_model: Path) -> None:
     assert stop_tokens(tiny_model) == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_a_small_model_on_a_cpu_is_served_by_one_thread_a_processor(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = AskedModel("trained", "export", tiny_model, "digest")
+    settings = Generate(engine="transformers", temperature=0, concurrency=6)
+    engines = transformers_engines(settings, model, False, tmp_path / "a", num_requests=100)
+    num_processors = min(len(os.sched_getaffinity(0)), MAX_SERVERS)
+    assert len({engine.base_url for engine in engines}) == len(engines) == num_processors
+    assert len({engine.log for engine in engines}) == num_processors
+    assert all(engine.environment["OMP_NUM_THREADS"] == "1" for engine in engines)
+    assert sum(engine.concurrency for engine in engines) >= 6
+    [engine] = transformers_engines(settings, model, False, tmp_path / "b", num_requests=1)
+    assert engine.concurrency == 6
+    sampled = settings.model_copy(update={"temperature": 0.5, "port": choose_port(None)})
+    [engine] = transformers_engines(sampled, model, False, tmp_path / "c", num_requests=9)
+    assert engine.concurrency == 1
+    assert "--continuous-batching" not in engine.command
 
 
 def test_vllm_is_told_the_recipe_s_settings(tiny_model: Path, tmp_path: Path) -> None:
@@ -116,7 +141,7 @@ def test_a_server_that_ends_while_starting_is_told_by_its_last_words(
     model = AskedModel("trained", "export", tiny_model, "digest")
     with (
         pytest.raises(UserError, match=r"ended while starting .out of memory, says the GPU"),
-        open_engine(settings, model, False, tmp_path),
+        open_engines(settings, model, False, tmp_path, num_requests=3),
     ):
         pass
 

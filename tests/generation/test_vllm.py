@@ -17,7 +17,7 @@ import transformers
 
 from toolgenesis_sft.config import Generate
 from toolgenesis_sft.errors import ModelFault
-from toolgenesis_sft.generation.engine import open_engine
+from toolgenesis_sft.generation.engine import open_engines
 from toolgenesis_sft.generation.generate import generate
 from toolgenesis_sft.generation.models import AskedModel
 from toolgenesis_sft.predictions import read_predictions
@@ -110,5 +110,5 @@ def test_a_request_with_tools_is_answered_and_a_prompt_without_room_is_told(
             with pytest.raises(ModelFault, match="context_exhausted"):
                 await client.complete(long, **options)
 
-    with open_engine(settings, model, thinking=False, attempt=tmp_path) as engine:
+    with open_engines(settings, model, False, tmp_path, num_requests=4) as [engine]:
         asyncio.run(go(engine.client()))

@@ -38,13 +38,17 @@ HOST = "127.0.0.1"
 PAGE_TOKENS = 64  # page of the paged KV cache (transformers)
 PROMPT_TOKENS = 1024  # room in that cache for a request's prompt, beside its answer
 STEP_TOKENS = 512  # of one batched step; its attention mask is this times the whole cache
-# For torch on few cores. Threads that spin at a barrier cost a busy machine 50 times the answer's
-# own time, and a mask that goes back to the kernel after each step costs its pages again.
+# For torch on a CPU. Threads that spin at a barrier cost a busy machine 50 times the answer's own
+# time, and a mask that goes back to the kernel after each step costs its pages again.
 CPU_SERVING = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
 }
+# Below this size of weights a second thread costs more than it computes: such a model gets a
+# server of one thread for each processor instead, up to MAX_SERVERS.
+SMALL_MODEL_BYTES = 256 * 2**20
+MAX_SERVERS = 8
 NAMED_ERROR = re.compile(r"\b\w+(?:Error|Exception): .+")
 HARMLESS = re.compile(r"\b(?:WARNING|INFO|DEBUG)\b")
 NEUTRAL_SAMPLING = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
@@ -68,6 +72,7 @@ class Engine:
     command: tuple[str, ...] = ()
     extra_body: dict[str, Any] = field(default_factory=dict)
     end_markers: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     concurrency: int = 1
     num_restarts: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -87,8 +92,8 @@ class Engine:
         """Whether a server of ours has ended; an endpoint is never ours to judge."""
         return self._process is not None and self._process.poll() is not None
 
-    def start(self) -> None:
-        """Start the server and wait until it is healthy. Raises UserError where it ends first."""
+    def launch(self) -> None:
+        """Start the server; it is there once `wait_until_healthy` returns."""
         assert self.log is not None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -98,8 +103,12 @@ class Engine:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self.log.parent,
-                env=server_environment(),
+                env=server_environment(self.environment),
             )
+
+    def wait_until_healthy(self) -> None:
+        """Raises UserError where the server ends first, HarnessFault where it never answers."""
+        assert self._process is not None
         health = f"http://{HOST}:{httpx.URL(self.base_url).port}/health"
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -125,7 +134,8 @@ class Engine:
             )
         self.num_restarts += 1
         print(f"generate: the server died and is started again; log: {self.log}", file=sys.stderr)
-        self.start()
+        self.launch()
+        self.wait_until_healthy()
 
     def stop(self) -> None:
         """End the server with its whole process group."""
@@ -141,23 +151,30 @@ class Engine:
 
 
 @contextlib.contextmanager
-def open_engine(
-    settings: Generate, model: AskedModel, thinking: bool, attempt: Path
-) -> Iterator[Engine]:
-    """A healthy server for one model; it ends with the block. Logs go to the attempt's folder."""
+def open_engines(
+    settings: Generate, model: AskedModel, thinking: bool, attempt: Path, num_requests: int
+) -> Iterator[list[Engine]]:
+    """Healthy servers of one model, to share the requests; they end with the block.
+
+    One server, except for a small model on a CPU: there one a processor. Logs go to the
+    attempt's folder.
+    """
     if model.folder is None:
-        yield endpoint_engine(settings, model)
+        yield [endpoint_engine(settings, model)]
         return
-    port = choose_port(settings.port)
     if settings.engine == "vllm":
-        engine = vllm_engine(settings, model, thinking, attempt, port)
+        engines = [vllm_engine(settings, model, thinking, attempt, choose_port(settings.port))]
     else:
-        engine = transformers_engine(settings, model, thinking, attempt, port)
+        engines = transformers_engines(settings, model, thinking, attempt, num_requests)
     try:
-        engine.start()
-        yield engine
+        for engine in engines:
+            engine.launch()
+        for engine in engines:
+            engine.wait_until_healthy()
+        yield engines
     finally:
-        engine.stop()
+        for engine in engines:
+            engine.stop()
 
 
 def endpoint_engine(settings: Generate, model: AskedModel) -> Engine:
@@ -170,10 +187,10 @@ def endpoint_engine(settings: Generate, model: AskedModel) -> Engine:
     )
 
 
-def transformers_engine(
-    settings: Generate, model: AskedModel, thinking: bool, attempt: Path, port: int
-) -> Engine:
-    """`transformers serve` on a local folder.
+def transformers_engines(
+    settings: Generate, model: AskedModel, thinking: bool, attempt: Path, num_requests: int
+) -> list[Engine]:
+    """`transformers serve` on a local folder, as often as it pays.
 
     Greedy requests are batched (paged attention gives the same tokens). Sampled ones go one by
     one: the server has a single random generator, so a seed only holds for a request alone.
@@ -187,28 +204,40 @@ def transformers_engine(
             f"{binary} is not there",
             'pip install "toolgenesis-sft[serve]" torch, or set generate.engine=vllm or endpoint',
         )
+    on_gpu = Path("/dev/nvidia0").exists()
     greedy = settings.temperature == 0
+    small = not on_gpu and weight_bytes(model.folder) < SMALL_MODEL_BYTES
+    several = small and settings.port is None
+    num_servers = min(len(os.sched_getaffinity(0)), MAX_SERVERS, num_requests) if several else 1
+    concurrency = math.ceil(settings.concurrency / num_servers) if greedy else 1
     served = attempt / f"served_{model.label.replace('/', '_')}"
     write_served_folder(model.folder, served, greedy)
-    concurrency = settings.concurrency if greedy else 1
     command = [str(binary), "serve", "."]
-    command += ["--host", HOST, "--port", str(port)]
-    command += ["--device", "auto" if Path("/dev/nvidia0").exists() else "cpu"]
+    command += ["--host", HOST, "--device", "auto" if on_gpu else "cpu"]
     if greedy:
         context = settings.max_model_len or PROMPT_TOKENS + settings.max_tokens
         pages = concurrency * math.ceil(context / PAGE_TOKENS)
         command += ["--continuous-batching", "--cb-block-size", str(PAGE_TOKENS)]
         command += ["--cb-num-blocks", str(pages), "--cb-max-batch-tokens", str(STEP_TOKENS)]
-    return Engine(
-        settings=settings,
-        base_url=f"http://{HOST}:{port}/v1",
-        model=".",  # the folder it runs in: a path with `@` or `:` would be taken for a revision
-        log=served / "server.log",
-        command=tuple(command),
-        extra_body={"chat_template_kwargs": {"enable_thinking": thinking}},
-        end_markers=stop_tokens(model.folder),
-        concurrency=concurrency,
-    )
+    threads = {"OMP_NUM_THREADS": "1"} if small else {}
+    return [
+        Engine(
+            settings=settings,
+            base_url=f"http://{HOST}:{port}/v1",
+            model=".",  # the folder it runs in: a path with `@` or `:` is taken for a revision
+            log=served / f"server_{number}.log",
+            command=(*command, "--port", str(port)),
+            extra_body={"chat_template_kwargs": {"enable_thinking": thinking}},
+            end_markers=stop_tokens(model.folder),
+            environment={} if on_gpu else CPU_SERVING | threads,
+            concurrency=concurrency,
+        )
+        for number, port in enumerate(choose_port(settings.port) for _ in range(num_servers))
+    ]
+
+
+def weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def vllm_engine(
@@ -265,8 +294,11 @@ def engine_interpreter(settings: Generate) -> Path:
     return Path(sys.executable)
 
 
-def server_environment() -> dict[str, str]:
-    """The environment of a started server: a local folder needs no network, so it gets none."""
+def server_environment(defaults: dict[str, str]) -> dict[str, str]:
+    """The environment of a started server: a local folder needs no network, so it gets none.
+
+    defaults: variables for the server that the user's own settings go before.
+    """
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     secrets = ("KEY", "TOKEN", "SECRET", "PASSWORD")
     inherited = {
@@ -274,7 +306,7 @@ def server_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not any(word in name.upper() for word in secrets)
     }
-    return {**CPU_SERVING, **inherited, **offline, "PYTHONWARNINGS": "ignore"}
+    return {**defaults, **inherited, **offline, "PYTHONWARNINGS": "ignore"}
 
 
 def choose_port(asked: int | None) -> int:

@@ -19,7 +19,7 @@ from toolgenesis_sft.config import Recipe, resolve_path, server_python
 from toolgenesis_sft.errors import HarnessFault, ModelFault, UserError
 from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
 from toolgenesis_sft.generation.direct import direct, direct_two_calls, oracle
-from toolgenesis_sft.generation.engine import Engine, open_engine
+from toolgenesis_sft.generation.engine import Engine, open_engines
 from toolgenesis_sft.generation.models import AskedModel, asked_models, refuse_other_checkpoints
 from toolgenesis_sft.generation.request import Key, Request
 from toolgenesis_sft.progress import Progress
@@ -145,7 +145,7 @@ def open_workshop(recipe: Recipe, requests: Sequence[Request]) -> Iterator[Works
 
 @dataclass(frozen=True)
 class Session:
-    """The missing requests of one model against one engine."""
+    """The missing requests of one model."""
 
     recipe: Recipe
     run: RunFolder
@@ -153,41 +153,46 @@ class Session:
     workshop: Workshop | None
 
     def ask(self, model: AskedModel, requests: Sequence[Request], attempt: Path) -> list[str]:
-        """Start the engine, ask, append. Returns what had no answer, with its fault."""
-        settings = self.recipe.generate
-        with open_engine(settings, model, self.recipe.train.thinking, attempt) as engine:
-            return asyncio.run(self._ask_all(model, engine, requests))
+        """Start the engines, ask, append. Returns what had no answer, with its fault."""
+        settings, thinking = self.recipe.generate, self.recipe.train.thinking
+        with open_engines(settings, model, thinking, attempt, len(requests)) as engines:
+            return asyncio.run(self._ask_all(model, engines, requests))
 
     async def _ask_all(
-        self, model: AskedModel, engine: Engine, requests: Sequence[Request]
+        self, model: AskedModel, engines: Sequence[Engine], requests: Sequence[Request]
     ) -> list[str]:
         queue = iter(requests)
         unanswered: list[str] = []
         started = time.monotonic()
-        async with engine.client() as client:
+        num_tokens = 0
+
+        async def work(client: ModelClient, engine: Engine, restarting: asyncio.Lock) -> None:
+            nonlocal num_tokens
+            for request in queue:
+                try:
+                    prediction = await self._answer(client, engine, request, restarting)
+                except HarnessFault as fault:
+                    if fault.kind in HOPELESS or fault.kind == "engine_died":
+                        raise for_the_user(fault, engine) from fault
+                    unanswered.append(f"{request.scenario.slug} ({fault})")
+                    progress.done("unanswered")
+                    continue
+                append_record(self.run.predictions, prediction)
+                num_tokens += prediction.num_completion_tokens
+                speed = num_tokens / (time.monotonic() - started)
+                progress.done(prediction.finish_reason, f"{speed:.0f} tokens/s")
+
+        async with contextlib.AsyncExitStack() as clients:
             with Progress(f"generate {model.label}", len(requests), "servers") as progress:
-                restarting = asyncio.Lock()
-
-                async def work() -> None:
-                    for request in queue:
-                        try:
-                            prediction = await self._answer(client, engine, request, restarting)
-                        except HarnessFault as fault:
-                            if fault.kind in HOPELESS or fault.kind == "engine_died":
-                                raise
-                            unanswered.append(f"{request.scenario.slug} ({fault})")
-                            progress.done("unanswered")
-                            continue
-                        append_record(self.run.predictions, prediction)
-                        speed = client.usage.num_completion_tokens / (time.monotonic() - started)
-                        progress.done(prediction.finish_reason, f"{speed:.0f} tokens/s")
-
                 try:
                     async with asyncio.TaskGroup() as workers:
-                        for _ in range(min(engine.concurrency, len(requests))):
-                            workers.create_task(work())
+                        for engine in engines:
+                            client = await clients.enter_async_context(engine.client())
+                            restarting = asyncio.Lock()
+                            for _ in range(min(engine.concurrency, len(requests))):
+                                workers.create_task(work(client, engine, restarting))
                 except ExceptionGroup as group:  # the first worker's word counts
-                    raise for_the_user(group.exceptions[0], engine) from None
+                    raise group.exceptions[0] from None
         return unanswered
 
     async def _answer(
@@ -223,10 +228,10 @@ class Session:
         raise AssertionError(request.strategy)
 
 
-def for_the_user(fault: BaseException, engine: Engine) -> BaseException:
+def for_the_user(fault: HarnessFault, engine: Engine) -> HarnessFault | UserError:
     """A refusal of an endpoint is for the user to mend; every other fault stays the harness's."""
     settings = engine.settings
-    if not isinstance(fault, HarnessFault) or engine.command:
+    if engine.command:
         return fault
     if fault.kind == "key_refused":
         return UserError(
