@@ -76,6 +76,7 @@ async def _ask_all(
     """Ask and append. Returns what had no answer, with its fault."""
     queue = iter(requests)
     unanswered: list[str] = []
+    hopeless: list[HarnessFault] = []
     async with ModelClient(
         settings.endpoint_url or "",
         settings.endpoint_model or "",
@@ -87,11 +88,14 @@ async def _ask_all(
 
             async def work() -> None:
                 for request in queue:
+                    if hopeless:  # nothing more is asked; what is in flight still comes home
+                        return
                     try:
                         prediction = await _candidate(client, request, workshop)
                     except HarnessFault as fault:
                         if fault.kind in HOPELESS:
-                            raise
+                            hopeless.append(fault)
+                            return
                         unanswered.append(f"{request.scenario.slug} ({fault})")
                         progress.done("unanswered")
                         continue
@@ -104,6 +108,8 @@ async def _ask_all(
                         workers.create_task(work())
             except ExceptionGroup as group:  # the first worker's word counts
                 raise group.exceptions[0] from None
+    if hopeless:
+        raise hopeless[0]
     return unanswered
 
 

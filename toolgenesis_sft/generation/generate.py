@@ -163,17 +163,21 @@ class Session:
     ) -> list[str]:
         queue = iter(requests)
         unanswered: list[str] = []
+        hopeless: list[HarnessFault | UserError] = []
         started = time.monotonic()
         num_tokens = 0
 
         async def work(client: ModelClient, engine: Engine, restarting: asyncio.Lock) -> None:
             nonlocal num_tokens
             for request in queue:
+                if hopeless:  # nothing more is asked; what is in flight still comes home
+                    return
                 try:
                     prediction = await self._answer(client, engine, request, restarting)
                 except HarnessFault as fault:
                     if fault.kind in HOPELESS or fault.kind == "engine_died":
-                        raise for_the_user(fault, engine) from fault
+                        hopeless.append(for_the_user(fault, engine))
+                        return
                     unanswered.append(f"{request.scenario.slug} ({fault})")
                     progress.done("unanswered")
                     continue
@@ -193,6 +197,8 @@ class Session:
                                 workers.create_task(work(client, engine, restarting))
                 except ExceptionGroup as group:  # the first worker's word counts
                     raise group.exceptions[0] from None
+        if hopeless:
+            raise hopeless[0]
         return unanswered
 
     async def _answer(
