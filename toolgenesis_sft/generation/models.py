@@ -95,7 +95,8 @@ def check_model_folder(field_name: str, folder: Path, marked: bool) -> None:
         return UserError(field_name, str(folder), rule, next_step)
 
     if not folder.is_dir():
-        raise refuse("is not there", "run `toolgenesis-sft export` first, or name another folder")
+        writer = "train" if field_name == "model.random" else "export"
+        raise refuse("is not there", f"run `toolgenesis-sft {writer}` first, or name another folder")
     if marked and not (folder / COMPLETE).exists():
         raise refuse("is not finished (no COMPLETE)", "run the stage that writes it again")
     if not (folder / "config.json").exists():
