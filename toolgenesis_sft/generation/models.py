@@ -96,7 +96,7 @@ def check_model_folder(field_name: str, folder: Path, marked: bool) -> None:
 
     if not folder.is_dir():
         writer = "train" if field_name == "model.random" else "export"
-        raise refuse("is not there", f"run `toolgenesis-sft {writer}` first, or name another folder")
+        raise refuse("is not there", f"run `toolgenesis-sft {writer}` first, or name another")
     if marked and not (folder / COMPLETE).exists():
         raise refuse("is not finished (no COMPLETE)", "run the stage that writes it again")
     if not (folder / "config.json").exists():
