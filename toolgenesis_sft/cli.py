@@ -216,7 +216,8 @@ def report(options: argparse.Namespace, recipe: Recipe, run: RunFolder) -> int:
         if getattr(options, "json", False)
         else stage.table(summary)
     )
-    print(f"report: {run.report_html}, loss curve: {run.loss_svg}", file=sys.stderr)
+    curve = f", loss curve: {run.loss_svg}" if run.loss_svg.exists() else ""
+    print(f"report: {run.report_html}{curve}", file=sys.stderr)
     return 0
 
 
