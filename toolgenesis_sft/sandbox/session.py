@@ -101,7 +101,7 @@ class Sandbox:
         session = ServerSession(jail, process)
         try:
             session.initialize()
-        except BaseException:
+        except BaseException:  # an interrupt too must not leave the server running
             session.close()
             raise
         return session

@@ -97,7 +97,7 @@ def worker_pool(job: ScoreJob, interpreter: Path) -> Iterator[ProcessPoolExecuto
     )
     try:
         yield pool
-    except BaseException:
+    except BaseException:  # an interrupt is one; whatever it is, it goes on
         for worker in set(multiprocessing.active_children()) - before:
             worker.kill()
         raise
