@@ -14,7 +14,7 @@ from toolgenesis_sft.runs import RunFolder
 from toolgenesis_sft.training.engine import join, leave, make_engine
 from toolgenesis_sft.training.loop import Training, forward_backward, next_batch
 from toolgenesis_sft.training.packing import Order, OrderSettings
-from toolgenesis_sft.training.signals import StopRequest
+from toolgenesis_sft.training.signals import StopRequest, end_rank
 from toolgenesis_sft.training.tokens import load_tokens
 
 
@@ -46,6 +46,7 @@ def main(recipe_path: str, run_root: str, out: str, *overrides: str) -> None:
         facts = {"loss": loss, "gradients": gradients, "num_rows": len(batch.rows)}
         torch.save({**facts, "world_size": engine.world_size}, out)
     leave()
+    end_rank(0)
 
 
 main(*sys.argv[1:])

@@ -25,7 +25,7 @@ from toolgenesis_sft.training import launch
 from toolgenesis_sft.training.checkpoint import identity_of, require_same_identity
 from toolgenesis_sft.training.launch import ATTEMPT_VARIABLE, Status, is_finished, leave_status
 from toolgenesis_sft.training.packing import Order, OrderSettings, StepPlan, plan_step
-from toolgenesis_sft.training.signals import StopRequest, end_with_parent
+from toolgenesis_sft.training.signals import StopRequest, end_rank, end_with_parent
 from toolgenesis_sft.training.tokenizer import resolve_tokenizer
 from toolgenesis_sft.training.tokens import TokenSet, load_tokens
 
@@ -168,9 +168,5 @@ def alone(lock: Path) -> Iterator[None]:
 if __name__ == "__main__":
     exit_code = main()
     if "RANK" in os.environ:
-        # Native threads that are still there at the interpreter's end abort the process (-6) now
-        # and then, after all work is done and the group is left.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
+        end_rank(exit_code)
     sys.exit(exit_code)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 PARENT_VARIABLE = "TOOLGENESIS_PARENT"
@@ -41,3 +42,11 @@ def end_with_parent() -> None:
 def parent_of_children() -> dict[str, str]:
     """What a process puts into the environment of children that are to end with it."""
     return {PARENT_VARIABLE: str(os.getpid())}
+
+
+def end_rank(exit_code: int) -> NoReturn:
+    """End a rank that has left its process group, without the interpreter's own clean-up: native
+    threads that are still there would abort it (-6) now and then, after all work is done."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)

@@ -23,12 +23,15 @@ def alone() -> int:
 
 @mcp.tool()
 def together() -> int:
-    """Attack with ten processes, each below the limit of one."""
+    """Attack with ten processes, each below the limit of one; a child's end ends them all."""
     for _ in range(10):
-        if os.fork() == 0:
-            kept = bytearray(b"x" * (150 << 20))
+        try:
+            child = os.fork()
+        except OSError:  # no memory left for one more
+            break
+        if child == 0:
+            kept = b"x" * (100 << 20)
             time.sleep(60)
             os._exit(len(kept) & 1)
-    kept = bytearray(b"x" * (150 << 20))
-    time.sleep(60)
-    return len(kept)
+    os.wait()
+    os._exit(1)
