@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from toolgenesis_sft.cli import make_parser
-from toolgenesis_sft.config import load_recipe, read_yaml
+from toolgenesis_sft.config import load_recipe
+from toolgenesis_sft.yaml_text import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "toolgenesis_sft"
@@ -23,7 +24,7 @@ PACKAGE = ROOT / "toolgenesis_sft"
 # Lower may not import higher; of one tier, packages may not import each other.
 TIERS = (
     ("errors", "records"),
-    ("config", "runs", "benchmark", "prompts", "predictions", "client", "progress"),
+    ("config", "runs", "benchmark", "prompts", "predictions", "client", "progress", "yaml_text"),
     ("sandbox",),
     ("training", "generation", "scoring", "reporting", "cluster"),
     ("corpus",),

@@ -16,9 +16,10 @@ from pathlib import Path
 import jinja2
 from pydantic import Field
 
-from toolgenesis_sft.config import Recipe, Section, check_keys, checked, read_yaml, resolve_path
+from toolgenesis_sft.config import Recipe, Section, check_keys, checked, resolve_path
 from toolgenesis_sft.errors import EXIT_REQUEUE, UserError
 from toolgenesis_sft.runs import RunFolder, write_text
+from toolgenesis_sft.yaml_text import read_yaml
 
 TEMPLATES = "launch/slurm"
 EXAMPLE = "launch/cluster.example.yaml"

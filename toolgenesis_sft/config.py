@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Strategy
+from toolgenesis_sft.yaml_text import parse_yaml, read_yaml
 
 
 def execution(default: Any, description: str, **rules: Any) -> Any:
@@ -330,50 +331,6 @@ class Recipe(Section):
         return self
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence."""
-
-
-def _unique_mapping(loader: UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    mapping: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in mapping:
-            raise UserError(
-                f"{key_node.start_mark.name}: line {key_node.start_mark.line + 1}",
-                str(key),
-                "the key is given twice",
-                "remove one of the two",
-            )
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def read_yaml(path: Path) -> Any:
-    """A YAML file with unique keys. Raises UserError where it is missing or broken."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise UserError(
-            "file",
-            str(path),
-            f"cannot be read ({reason})",
-            "check the path; recipes lie in recipes/",
-        ) from error
-    try:
-        loader = UniqueKeyLoader(text)
-        loader.name = path.name
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise UserError(
-            "file", str(path), f"is not YAML ({error})", "mend the line named here"
-        ) from error
-
-
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe and apply `section.key=value` overrides (values are YAML)."""
     tree = _read_tree(resolve_path(str(path)))
@@ -492,7 +449,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             )
         node = child
     try:
-        node[last] = yaml.load(text, UniqueKeyLoader)
+        node[last] = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError("override", override, "the value is not YAML", "quote it") from error
 

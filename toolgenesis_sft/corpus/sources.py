@@ -12,12 +12,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from toolgenesis_sft.config import Recipe, Section, checked, read_yaml, resolve_path
+from toolgenesis_sft.config import Recipe, Section, checked, resolve_path
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.corpus.trajectories import CONVERTERS, detect
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Json
 from toolgenesis_sft.runs import sha256_file
+from toolgenesis_sft.yaml_text import read_yaml
 
 SourceLayout = Literal[
     "benchmark",

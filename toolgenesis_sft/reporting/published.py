@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from toolgenesis_sft.config import Report, read_yaml, resolve_path
+from toolgenesis_sft.config import Report, resolve_path
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import FIGURES, FigureName, Record
+from toolgenesis_sft.yaml_text import read_yaml
 
 
 class PublishedRow(Record):
