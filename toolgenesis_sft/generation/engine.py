@@ -33,6 +33,7 @@ from toolgenesis_sft.runs import read_json, write_json
 
 START_TIMEOUT_S = 1800.0  # a large model is read from a slow disk and compiled
 POLL_S = 0.25
+END_SEEN_S = 5.0  # from a server's last byte until its keeper has ended too
 END_TIMEOUT_S = keeper.GRACE_S + 10
 HOST = "127.0.0.1"
 PAGE_TOKENS = 64  # page of the paged KV cache (transformers)
@@ -89,8 +90,16 @@ class Engine:
         )
 
     def died(self) -> bool:
-        """Whether a server of ours has ended; an endpoint is never ours to judge."""
-        return self._process is not None and self._process.poll() is not None
+        """Whether a server of ours has ended; an endpoint is never ours to judge.
+
+        Asked after a broken connection, which comes before the end of the process can be seen: so
+        this waits a moment for it.
+        """
+        if self._process is None:
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SEEN_S)
+        return self._process.returncode is not None
 
     def launch(self) -> None:
         """Start the server; it is there once `wait_until_healthy` returns."""

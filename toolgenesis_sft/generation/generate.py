@@ -215,10 +215,10 @@ class Session:
                 if fault.kind != "endpoint_unreachable":
                     raise
                 async with restarting:
-                    if engine.died():
+                    if engine.num_restarts == restarts:  # else another worker has seen to it
+                        if not await asyncio.to_thread(engine.died):
+                            raise
                         await asyncio.to_thread(engine.restart)
-                    elif engine.num_restarts == restarts:
-                        raise
 
     async def _by_strategy(self, client: ModelClient, request: Request) -> ServerPrediction:
         match request.strategy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,15 @@ from toolgenesis_sft.client import is_local, read_key
 from toolgenesis_sft.config import Generate, Recipe, resolve_path
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import BEFORE, TRAINED, ServerPrediction
-from toolgenesis_sft.runs import COMPLETE, RunFolder, fingerprint, read_json, sha256_file
-
-DIGESTED = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+from toolgenesis_sft.runs import (
+    COMPLETE,
+    MODEL_SUFFIXES,
+    RunFolder,
+    fingerprint,
+    model_digest,
+    read_json,
+    sha256_file,
+)
 
 
 @dataclass(frozen=True)
@@ -126,11 +131,8 @@ def check_model_folder(field_name: str, folder: Path, marked: bool) -> None:
 
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of weights, configuration and tokenizer."""
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in DIGESTED:
-            total.update(f"{path.name}:{sha256_file(path)}\n".encode())
-    return total.hexdigest()
+    model_files = (path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
+    return model_digest({path.name: sha256_file(path) for path in model_files})
 
 
 def hub_folder(field_name: str, name: str) -> Path:
