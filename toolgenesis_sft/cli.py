@@ -209,8 +209,10 @@ def score(options: argparse.Namespace, recipe: Recipe, run: RunFolder) -> int:
 
 def report(options: argparse.Namespace, recipe: Recipe, run: RunFolder) -> int:
     from toolgenesis_sft.reporting import report as stage
+    from toolgenesis_sft.training.card import write_card
 
     summary = stage.report_run(recipe, run)
+    write_card(recipe, run)
     print(
         summary.model_dump_json(indent=2)
         if getattr(options, "json", False)

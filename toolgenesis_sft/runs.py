@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ from toolgenesis_sft.records import Json, Record
 R = TypeVar("R", bound=Record)
 
 COMPLETE = "COMPLETE"
+MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 TRACKED_PACKAGES = (
     "torch",
     "transformers",
@@ -113,15 +114,16 @@ class RunFolder:
             number += 1
 
     @contextlib.contextmanager
-    def locked(self, stage: str) -> Iterator[None]:
-        """Hold the folder for one stage; a second process of the same stage is refused.
+    def locked(self, stage: str, shared: bool = False) -> Iterator[None]:
+        """Hold the folder for one stage; a second process of the same stage is refused, but for
+        `shared` ones among themselves.
 
         The lock ends with its process, kill -9 included.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / f".{stage}.lock").open("w") as lock:
+        with (self.root / f".{stage}.lock").open("a+") as lock:  # NFS wants both modes
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(
                     "--run",
@@ -154,6 +156,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_digest(files: Mapping[str, str]) -> str:
+    """One digest of a model folder, from the SHA-256 of its files by name: weights, configuration
+    and tokenizer count, its card does not."""
+    total = hashlib.sha256()
+    for name, digest in sorted(files.items()):
+        if name.endswith(MODEL_SUFFIXES):
+            total.update(f"{name}:{digest}\n".encode())
+    return total.hexdigest()
+
+
 def fingerprint(value: Json) -> str:
     """SHA-256 of a JSON value, keys sorted: equal for equal inputs, whatever their order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -167,7 +179,7 @@ def write_text(path: Path, text: str) -> None:
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """As write_text, for what does not fit into memory. Each line brings its own newline."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(lines)

@@ -33,6 +33,7 @@ from tests.e2e.training_run import (
 from tests.training.tiny import ENVIRONMENT, ROOT, build_tiny
 from toolgenesis_sft.config import load_recipe
 from toolgenesis_sft.runs import COMPLETE, read_json
+from toolgenesis_sft.training.card import read_marker
 from toolgenesis_sft.training.checkpoint import complete_checkpoints, step_folder
 from toolgenesis_sft.training.model import write_base_model
 from toolgenesis_sft.training.tokens import load_tokens
@@ -69,15 +70,18 @@ def test_killed_at_five_random_steps_it_ends_with_the_same_bits(
     whole: Tiny, tmp_path: Path
 ) -> None:
     tiny = build_tiny(tmp_path)
+    often = (
+        "train.checkpoint_every_steps=3"  # in the middle of an epoch of 2 steps, and at its edge
+    )
     moments = random.Random(7)
     for step in sorted(moments.sample(range(1, NUM_STEPS), 5)):
-        process = start(tiny)
+        process = start(tiny, often)
         wait_for_steps(tiny[1], step, process)
         time.sleep(moments.uniform(0, 0.5))
         process.kill()
         process.wait()
         wait_until_gone(tiny[1])
-    trained_and_exported(tiny)
+    trained_and_exported(tiny, often)
     assert_same_run(tiny[1], whole[1])
 
 
@@ -92,11 +96,14 @@ def test_killed_at_any_moment_of_its_start_it_starts_again(tmp_path: Path) -> No
     trained_and_exported(tiny)
 
 
-def test_stopped_by_usr1_it_continues_to_the_same_bits(whole: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_stopped_by_a_signal_it_continues_to_the_same_bits(
+    whole: Tiny, tmp_path: Path, number: signal.Signals
+) -> None:
     tiny = build_tiny(tmp_path)
     process = start(tiny)
     wait_for_steps(tiny[1], 1, process)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     assert process.wait(timeout=120) == 85
     stopped_at = complete_checkpoints(tiny[1])[0].step
     trained_and_exported(tiny)
@@ -160,6 +167,27 @@ def test_not_a_number_stops_the_training_and_names_the_sample(tmp_path: Path) ->
     assert not complete_checkpoints(tiny[1])
 
 
+@pytest.mark.parametrize("fault", ["missing", "in excess", "mis-shaped"])
+def test_a_base_model_with_a_wrong_tensor_is_not_trained(tmp_path: Path, fault: str) -> None:
+    tiny = build_tiny(tmp_path)
+    write_base_model(load_recipe(tiny[0]), tiny[1], tiny[1].data / "tokenizer")
+    file = tiny[1].base_model / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    if fault == "missing":
+        del tensors[name]
+    elif fault == "in excess":
+        name = "model.layers.2.mlp.up_proj.weight"
+        tensors[name] = torch.zeros(2, 2)
+    else:
+        tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, file, {"format": "pt"})
+    done = call(tiny, "train")
+    assert done.returncode == 1
+    assert name in done.stderr + logs(tiny[1])
+    assert not tiny[1].metrics.exists()
+
+
 def test_a_killed_rank_ends_all_and_is_named(tmp_path: Path) -> None:
     tiny = build_tiny(tmp_path)
     process = start(tiny, "train.epochs=500")
@@ -169,6 +197,18 @@ def test_a_killed_rank_ends_all_and_is_named(tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"rank 1 was ended by SIGKILL" in stderr
+    wait_until_gone(tiny[1])
+
+
+def test_a_rank_that_hangs_ends_all_after_the_recipes_timeout(tmp_path: Path) -> None:
+    tiny = build_tiny(tmp_path)
+    process = start(tiny, "train.epochs=500", "train.timeout_s=10")
+    wait_for_steps(tiny[1], 1, process)
+    [rank] = [pid for pid in ranks_of(tiny[1]) if rank_of(pid) == "1"]
+    os.kill(rank, signal.SIGSTOP)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert b"rank 0 " in stderr
     wait_until_gone(tiny[1])
 
 
@@ -216,6 +256,44 @@ def test_all_ways_start_the_same_training(whole: Tiny, tmp_path: Path, way: str)
     assert done.returncode == 0, done.stderr[-3000:]
     trained_and_exported(tiny)
     assert_same_run(tiny[1], whole[1])
+
+
+def test_an_export_killed_anywhere_is_whole_or_absent_and_ends_with_the_same_bytes(
+    whole: Tiny, tmp_path: Path
+) -> None:
+    tiny = copy_of(whole, tmp_path / "copy")
+    marker = tiny[1].export / COMPLETE
+    marker.write_text(marker.read_text().replace(f'"step":{NUM_STEPS}', '"step":8'))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.killed_export", str(tiny[0]), str(tiny[1].root)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    places = dict(line.split() for line in done.stdout.splitlines() if line.count(" ") == 1)
+    functions = {place.partition(":")[0] for place in places}
+    assert {"write_export", "read_weights", "write_model", "compare"} <= functions
+    assert set(places.values()) == {"whole", "absent"}, places
+    for file in whole[1].export.iterdir():
+        assert (tiny[1].export / file.name).read_bytes() == file.read_bytes(), file.name
+    assert not list(tiny[1].root.glob(".export.*[!k]")), "no leftovers"
+
+
+def test_an_export_to_a_full_disk_is_one_line_and_leaves_the_former_one(
+    whole: Tiny, tmp_path: Path
+) -> None:
+    tiny = copy_of(whole, tmp_path / "copy")
+    marker = tiny[1].export / COMPLETE
+    marker.write_text(marker.read_text().replace(f'"step":{NUM_STEPS}', '"step":8'))
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *command(tiny, "export")]
+    done = subprocess.run(limited, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written (File too large)" in done.stderr.splitlines()[-1]
+    assert read_marker(tiny[1]) is not None
+    assert not (tiny[1].root / ".export.partial").exists()
 
 
 def test_a_disk_that_fills_during_a_save_is_one_line_and_no_checkpoint(tmp_path: Path) -> None:

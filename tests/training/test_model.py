@@ -1,5 +1,6 @@
 """The model before training, and its packed forward pass."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from toolgenesis_sft.training.model import (
     load_model,
     write_base_model,
 )
-from toolgenesis_sft.training.rows import make_row
+from toolgenesis_sft.training.rows import Row, make_row
 from toolgenesis_sft.training.tokens import load_tokens
 
 CPU = torch.device("cpu")
@@ -39,6 +40,29 @@ def test_packed_losses_equal_those_of_each_sample_alone(tiny: Tiny) -> None:
     packed = model(**make_row(tokens, [4, 1, 6]).inputs(CPU))
     alone = torch.cat([model(**make_row(tokens, [one]).inputs(CPU)) for one in (4, 1, 6)])
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
+
+
+def test_packed_logits_equal_those_of_each_sample_alone(tiny: Tiny) -> None:
+    model = base_model(tiny)
+    tokens = load_tokens(load_recipe(tiny[0]), tiny[1])
+    packed = logits(model, make_row(tokens, [4, 1, 6]))
+    alone = torch.cat([logits(model, make_row(tokens, [one])) for one in (4, 1, 6)])
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
+    joined = make_row(tokens, [4, 1, 6])
+    ends = torch.tensor([0, joined.num_tokens], dtype=torch.int32)
+    leaking = dataclasses.replace(joined, boundaries=ends, longest=joined.num_tokens)
+    assert (logits(model, leaking) - alone).abs().max() > 1e-3, "the boundaries are what isolates"
+
+
+def logits(model: PackedCausalLM, row: Row) -> torch.Tensor:
+    """[tokens, vocabulary], of every token of a row."""
+    head, hidden = model.model.get_output_embeddings(), []
+    handle = head.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    with torch.no_grad():
+        model(**row.inputs(CPU))
+        handle.remove()
+        every: torch.Tensor = head(hidden[0])
+    return every
 
 
 def test_losses_equal_those_of_transformers_own_attention_and_head(tiny: Tiny) -> None:
@@ -110,7 +134,7 @@ def test_the_base_model_folder_serves_as_it_is(tiny: Tiny) -> None:
     assert tokenizer.chat_template
 
 
-@pytest.mark.parametrize("fault", ["missing", "unexpected"])
+@pytest.mark.parametrize("fault", ["missing", "in excess"])
 def test_a_tensor_missing_or_in_excess_is_refused(tiny: Tiny, fault: str) -> None:
     base_model(tiny)
     weights = tiny[1].base_model / "model.safetensors"
@@ -120,7 +144,7 @@ def test_a_tensor_missing_or_in_excess_is_refused(tiny: Tiny, fault: str) -> Non
     else:
         tensors["model.layers.1.mlp.extra.weight"] = torch.zeros(2, 2)
     save_file(tensors, weights, {"format": "pt"})
-    with pytest.raises(HarnessFault, match=f"{fault}_keys"):
+    with pytest.raises(HarnessFault, match=f"tensors {fault}: 1 in .*, such as model.layers.1.mlp"):
         base_model(tiny)
 
 

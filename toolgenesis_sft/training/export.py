@@ -1,12 +1,16 @@
 """Newest complete checkpoint -> a Hugging Face folder that has been opened again and compared.
 
-export/  model-*.safetensors  config.json  generation_config.json  tokenizer files  README.md
-         COMPLETE (written last: step, dtype, a digest of every file)
+export/  model-*.safetensors  config.json  generation_config.json  tokenizer files
+         README.md (the card)  COMPLETE (step, dtype, a digest of every file but the card)
+
+It is made beside its final name and moved there whole, so it is complete or not there at all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,11 +30,10 @@ from toolgenesis_sft.runs import (
     RunFolder,
     add_provenance,
     disk_error,
-    read_json,
     write_json,
     write_text,
 )
-from toolgenesis_sft.training.card import model_card
+from toolgenesis_sft.training.card import CARD_FILE, ExportMarker, model_card, read_marker
 from toolgenesis_sft.training.checkpoint import (
     Checkpoint,
     complete_checkpoints,
@@ -51,18 +54,20 @@ def export(recipe: Recipe, run: RunFolder) -> Path:
     Raises UserError where there is no checkpoint, HarnessFault where what was written is not
     what the checkpoint holds.
     """
-    checkpoint = newest_whole(complete_checkpoints(run))
-    if checkpoint is None:
-        raise UserError(
-            "checkpoint",
-            str(run.checkpoints),
-            "holds no complete checkpoint",
-            "run `toolgenesis-sft train` first",
-        )
-    if exported_step(run) == checkpoint.step:
-        print(f"export: {run.export} holds step {checkpoint.step} already", file=sys.stderr)
-        return run.export
     with run.locked("export"):
+        candidates = complete_checkpoints(run)
+        marker = read_marker(run)
+        if marker is not None and [marker.step] == [one.step for one in candidates[:1]]:
+            print(f"export: {run.export} holds step {marker.step} already", file=sys.stderr)
+            return run.export
+        checkpoint = newest_whole(candidates)
+        if checkpoint is None:
+            raise UserError(
+                "checkpoint",
+                str(run.checkpoints),
+                "holds no complete checkpoint",
+                "run `toolgenesis-sft train` first",
+            )
         write_export(recipe, run, checkpoint)
     return run.export
 
@@ -76,31 +81,28 @@ def write_export(recipe: Recipe, run: RunFolder, checkpoint: Checkpoint) -> None
     tensors = read_weights(checkpoint, dtype)
     if config.tie_word_embeddings:
         del tensors["lm_head.weight"]
-    partial = run.root / ".export.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, former = run.root / ".export.partial", run.root / ".export.former"
+    for leftover in (partial, former):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         partial.mkdir()
         write_model(tensors, config, partial)
         copy_tokenizer(tokenizer_folder, partial)
         generation_config(source, tokenizer_folder).save_pretrained(partial)
-        write_text(partial / "README.md", model_card(recipe, run, checkpoint.step))
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise disk_error(error, run.export) from error
     compare(partial, tensors, config)
-    shutil.rmtree(run.export, ignore_errors=True)
+    files = digests(partial, files_in(partial))
+    marker = ExportMarker(step=checkpoint.step, dtype=recipe.train.dtype, files=files)
+    write_text(partial / CARD_FILE, model_card(recipe, run, marker))
+    write_text(partial / COMPLETE, marker.to_line())
+    add_provenance(run, "export", marker.model_dump())
+    if run.export.exists():
+        run.export.rename(former)
     partial.rename(run.export)
-    files = digests(run.export, files_in(run.export))
-    facts = {"step": checkpoint.step, "dtype": recipe.train.dtype, "files": files}
-    write_json(run.export / COMPLETE, facts)
-    add_provenance(run, "export", facts)
+    shutil.rmtree(former, ignore_errors=True)
     print(f"export: {run.export}, step {checkpoint.step}, {len(tensors)} tensors", file=sys.stderr)
-
-
-def exported_step(run: RunFolder) -> int | None:
-    """The step that run.export holds; None where it is not complete."""
-    marker = run.export / COMPLETE
-    return int(read_json(marker)["step"]) if marker.exists() else None
 
 
 def read_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -125,10 +127,22 @@ def write_model(tensors: dict[str, Tensor], config: Any, folder: Path) -> None:
     config.save_pretrained(folder)
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=SHARD_SIZE)
     for file, names in split.filename_to_tensors.items():
-        save_file({name: tensors[name] for name in names}, folder / file, {"format": "pt"})
+        write_shard({name: tensors[name] for name in names}, folder / file)
+        shutil.copymode(folder / "config.json", folder / file)  # safetensors: the owner's alone
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
+
+
+def write_shard(tensors: dict[str, Tensor], path: Path) -> None:
+    """save_file; where the disk takes no more it has an error of its own, here it is the usual."""
+    try:
+        save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

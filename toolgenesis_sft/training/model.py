@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import transformers
 from deepspeed.utils import set_z3_leaf_modules
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers.utils import cached_file
 
 from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.errors import HarnessFault, UserError
@@ -60,22 +62,36 @@ def load_model(recipe: Recipe, run: RunFolder, device: str) -> PackedCausalLM:
     Under ZeRO-3's configuration each rank holds its share only, from the first tensor on. Raises
     HarnessFault where a tensor is missing from the files or in excess.
     """
+    source = model_source(recipe, run)
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        model_source(recipe, run),
+        source,
         dtype=DTYPES[recipe.train.dtype],
         attn_implementation=choose_attention(recipe.train, device),
         output_loading_info=True,
+        use_safetensors=True,
     )
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[fault]:
-            names = ", ".join(sorted(str(key) for key in report[fault])[:3])
-            raise HarnessFault(fault, f"{len(report[fault])} tensors of the model, such as {names}")
+    # Under ZeRO-3 transformers reports what is missing, and never what is in excess.
+    excess = stored_names(source) - set(model.state_dict())
+    faults = {"missing": report["missing_keys"], "in excess": excess | report["unexpected_keys"]}
+    for fault, names in faults.items():
+        if names:
+            shown = ", ".join(sorted(str(name) for name in names)[:3])
+            raise HarnessFault(f"tensors {fault}", f"{len(names)} in {source}, such as {shown}")
     set_recomputation(model, recipe.train.activation_checkpointing)
     if recipe.train.liger:
         use_liger(model, device)
     if recipe.train.compile:
         compile_layers(model)
     return PackedCausalLM(model, recipe.train.loss_chunk_tokens)
+
+
+def stored_names(source: str) -> set[str]:
+    """The names of all tensors in a model's safetensors files: a folder, or a hub name in cache."""
+    names: set[str] = set()
+    for file in Path(cached_file(source, "config.json")).parent.glob("*.safetensors"):
+        with safe_open(file, "pt") as shard:
+            names.update(shard.keys())
+    return names
 
 
 def model_source(recipe: Recipe, run: RunFolder) -> str:
