@@ -6,6 +6,7 @@ The data is random tokens, the same for both sides, drawn from the setting's see
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -124,6 +125,7 @@ def run_ours(setting: Setting) -> dict[str, Any]:
     from toolgenesis_sft.training.engine import join, make_engine
     from toolgenesis_sft.training.loop import Training, forward_backward, next_batch, update
     from toolgenesis_sft.training.metrics import ModelFlops, peak_flops
+    from toolgenesis_sft.training.saving import Saver
     from toolgenesis_sft.training.schedule import learning_rate
     from toolgenesis_sft.training.signals import StopRequest
 
@@ -141,8 +143,8 @@ def run_ours(setting: Setting) -> dict[str, Any]:
         val_tokens=tokens,
         validation=None,
         metrics=None,
+        saver=Saver(recipe, run, engine, order.num_steps, identity=""),
         stop=StopRequest(),
-        identity="",
     )
     answer: dict[str, Any] = {"seconds": [], "tokens": [], "flops": [], "loss": []}
     flops = ModelFlops.of(engine.config)
@@ -188,11 +190,17 @@ def run_trl(setting: Setting) -> dict[str, Any]:
     zero3 = json.loads((ROOT / "launch" / "zero3.json").read_text())
     zero3["zero_optimization"]["overlap_comm"] = on_gpu
     zero3["gradient_accumulation_steps"] = "auto"
-    accumulation = setting.samples_per_step // setting.ranks
+    if setting.packing:  # as many full rows a step as ours has
+        tokens_per_step = setting.samples_per_step * (setting.shortest + setting.longest) / 2
+        accumulation = max(1, round(tokens_per_step / setting.row_tokens / setting.ranks))
+    else:
+        accumulation = setting.samples_per_step // setting.ranks
+    # Packed, only FlashAttention keeps its samples apart without a mask of row x row.
+    flash = on_gpu and importlib.util.find_spec("flash_attn") is not None
     config = SFTConfig(
         output_dir=str(Path(setting.model).parent / "trl"),
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=1 if setting.packing else accumulation,
+        gradient_accumulation_steps=accumulation,
         max_length=setting.row_tokens,
         packing=setting.packing,
         learning_rate=recipe.train.learning_rate,
@@ -236,7 +244,9 @@ def run_trl(setting: Setting) -> dict[str, Any]:
 
     trainer = InOrder(
         model=transformers.AutoModelForCausalLM.from_pretrained(
-            setting.model, dtype=getattr(torch, DTYPES[setting.dtype])
+            setting.model,
+            dtype=getattr(torch, DTYPES[setting.dtype]),
+            attn_implementation="flash_attention_2" if flash else "sdpa",
         ),
         args=config,
         train_dataset=datasets.Dataset.from_dict(rows),
@@ -272,6 +282,9 @@ def write_model(config: Any, folder: Path, device: str, dtype: str) -> Path:
             config, dtype=getattr(torch, DTYPES[dtype])
         )
     model.save_pretrained(folder)
+    if device == "cuda":  # what this process keeps, the ranks that it starts cannot have
+        del model
+        torch.cuda.empty_cache()
     return folder
 
 

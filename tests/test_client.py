@@ -12,7 +12,8 @@ import pytest
 
 from tests.generation.scripted_server import Fault, ScriptedServer, call, reply
 from toolgenesis_sft import client as client_module
-from toolgenesis_sft.client import Completion, ModelClient, mean_logprob
+from toolgenesis_sft.chat_protocol import Completion, mean_logprob, message_body
+from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.errors import HarnessFault, ModelFault, UserError
 from toolgenesis_sft.records import Message, ToolCall, ToolSchema
 
@@ -151,6 +152,34 @@ def test_a_key_that_is_not_set_is_an_error_for_the_user(monkeypatch: pytest.Monk
         ModelClient("http://127.0.0.1:1/v1", "m", key_variable="SOME_KEY")
 
 
+@pytest.mark.parametrize("key", ["sk-very\nsecret", "sk-very secret", "sk-vérysecret"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(UserError, match=r"SOME_KEY: holds a space, a line break") as raised:
+        ModelClient("http://127.0.0.1:1/v1", "m", key_variable="SOME_KEY")
+    assert "sk-" not in str(raised.value)
+
+
+def test_a_key_that_a_server_repeats_across_the_end_of_what_is_shown_is_taken_out_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-very-secret")
+    said = Fault("status", 404, text=" " * 3_970 + "sk-very-secret")
+    with ScriptedServer(scripted(said)) as server, pytest.raises(HarnessFault) as raised:
+        ask(ModelClient(server.url, "scripted", key_variable="SOME_KEY"))
+    assert "sk-" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000/v1", "http://", "http://a:port/v1", "ftp://a/v1"]
+)
+def test_what_is_no_url_of_an_endpoint_is_an_error_for_the_user(url: str) -> None:
+    with pytest.raises(UserError, match="is no URL of an endpoint; write it like http://"):
+        ModelClient(url, "m")
+
+
 def test_a_prompt_beyond_the_context_is_the_model_s_fault() -> None:
     said = Fault("status", 400, text="This model's maximum context length is 2048 tokens")
     with ScriptedServer(scripted(said)) as server, pytest.raises(ModelFault) as raised:
@@ -226,8 +255,8 @@ def test_tool_calls_are_read_and_broken_ones_are_kept_apart() -> None:
 def test_a_conversation_with_tools_is_sent_in_the_protocol_s_form() -> None:
     turn = Message(role="assistant", tool_calls=(ToolCall(name="add", arguments={"a": 1}, id="x"),))
     answer = Message(role="tool", content="2", tool_call_id="x")
-    assert client_module.message_body(turn)["tool_calls"] == [call("add", {"a": 1}, "x")]
-    assert client_module.message_body(answer) == {
+    assert message_body(turn)["tool_calls"] == [call("add", {"a": 1}, "x")]
+    assert message_body(answer) == {
         "role": "tool",
         "content": "2",
         "tool_call_id": "x",
@@ -263,3 +292,17 @@ def test_no_more_requests_are_in_flight_than_allowed() -> None:
         answers = ask(ModelClient(server.url, "scripted", concurrency=3), times=30)
     assert len(answers) == 30
     assert 1 <= server.most_in_flight <= 3
+    assert server.num_connections <= 3  # kept from request to request
+
+
+@pytest.mark.parametrize("kind", ["drip", "hang"])
+def test_after_a_request_that_was_given_up_the_next_one_is_answered(kind: str) -> None:
+    async def go(url: str) -> str:
+        async with ModelClient(url, "scripted", concurrency=1, request_timeout_s=1) as client:
+            options = {"max_tokens": 5, "temperature": 0.0, "seed": 0}
+            with pytest.raises(HarnessFault, match="request_timeout"):
+                await client.complete(QUESTION, **options)
+            return (await client.complete(QUESTION, **options)).text
+
+    with ScriptedServer(scripted(Fault(kind), reply("fine"))) as server:
+        assert asyncio.run(go(server.url)) == "fine"

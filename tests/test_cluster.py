@@ -29,6 +29,7 @@ container: apptainer exec --nv image.sif
 scratch: /local/scratch of mine
 network_interface: ib0
 sbatch: ["--mem=0", "--exclusive"]
+score_array: 4
 """,
     "nothing": "gpus: false\n",
 }
@@ -92,6 +93,29 @@ def test_scoring_and_reporting_take_no_gpu() -> None:
     chain = {job.name: job for job in jobs(load_recipe(Path(TINY)), Cluster(cpu_partition="cpu"))}
     assert [job.gpus for job in chain.values()] == [2, 1, 0, 0]
     assert {chain["score"].partition, chain["report"].partition} == {"cpu"}
+
+
+def test_an_array_scores_in_shards_and_the_last_job_puts_them_together(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = printed(capsys, "gpus: false\nscore_array: 4\n", TINY, "--run", "r")
+    score, report = script(text, "score"), script(text, "report")
+    assert "#SBATCH --array=1-4\n" in score
+    assert "score_%A_%a.log" in score
+    shown = score[score.rindex("\nsrun") :].replace("srun --kill-on-bad-exit=1", "printf '%s\\n'")
+    echoed = subprocess.run(
+        ["bash", "-uc", shown],
+        env={"SLURM_ARRAY_TASK_ID": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    arguments = echoed.stdout.splitlines()[3:]
+    assert arguments == ["score", TINY, "score.workers=16", "score.shard=3/4", "--run", "r"]
+    verbs = re.findall(r"toolgenesis_sft\.cli (\w+) .*", report)
+    assert verbs == ["score", "report"]
+    assert "--array" not in report
+    assert "score.shard" not in report
 
 
 def test_an_endpoint_elsewhere_takes_no_gpu_here() -> None:

@@ -12,6 +12,7 @@ from toolgenesis_sft.prompts import (
     DIRECT_PROMPT,
     direct_messages,
     parse_code,
+    parse_confidence,
     parse_prediction,
     parse_schema,
     schema_messages,
@@ -206,3 +207,49 @@ def test_the_finish_reason_tells_a_cut_program_from_a_broken_one() -> None:
             slug="a", model="m", strategy="direct", completion="def f(", finish_reason=reason
         )
         assert parse_prediction(prediction).fault == fault
+
+
+@pytest.mark.parametrize(
+    ("answer", "probability"),
+    [
+        ("0.85", 0.85),
+        ("85%", 0.85),
+        (" 85.5 %.\n", 0.855),
+        (".9", 0.9),
+        ("1", 1.0),
+        ("0", 0.0),
+        ("**Probability:** 0.7", 0.7),
+        ('{\n  "probability": 0.7\n}', 0.7),
+        ("P(it works) = `0.7`", 0.7),
+        ("<think>\n0.1\n</think>\n\n0.7", 0.7),
+        ("0.7\n\nThe second tool may fail on empty input.", 0.7),
+        ("All 3 tools look right.\n\nProbability (0 to 1):\n0.7\n70%", 0.7),
+    ],
+)
+def test_a_stated_probability_is_the_number_that_has_a_line_of_its_own(
+    answer: str, probability: float
+) -> None:
+    assert parse_confidence(answer) == pytest.approx(probability)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "",
+        "I am sure.",
+        "It has 1 tool.",
+        "0.6-0.8",
+        "0.6\n0.8",
+        "85",
+        "-0.3",
+        "1.5",
+        "120%",
+        "9/10",
+        "0,85",
+        "nan",
+        "<think>\n0.7",
+    ],
+)
+def test_an_answer_without_one_probability_states_none(answer: str | None) -> None:
+    assert parse_confidence(answer) is None

@@ -76,14 +76,26 @@ def test_a_write_to_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path:
 def test_a_run_folder_belongs_to_one_recipe(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     claim(run, RECIPE)
+    run.predictions.touch()
     other = RECIPE.model_copy(update={"seed": 7})
     with pytest.raises(UserError, match=r"seed.*--run NEW_NAME"):
         claim(run, other)
 
 
+def test_a_recipe_that_got_nowhere_may_be_mended(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    claim(run, RECIPE)
+    run.new_attempt("generate")
+    run.export.symlink_to(tmp_path)
+    mended = RECIPE.model_copy(update={"seed": 7})
+    claim(run, mended)
+    assert read_json(run.config)["seed"] == 7
+
+
 def test_a_run_may_continue_with_other_workers(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     claim(run, RECIPE)
+    run.predictions.touch()
     more = RECIPE.model_copy(update={"score": RECIPE.score.model_copy(update={"workers": 9})})
     claim(run, more)
 

@@ -24,7 +24,18 @@ PACKAGE = ROOT / "toolgenesis_sft"
 # Lower may not import higher; of one tier, packages may not import each other.
 TIERS = (
     ("errors", "records"),
-    ("config", "runs", "benchmark", "prompts", "predictions", "client", "progress", "yaml_text"),
+    (
+        "config",
+        "runs",
+        "benchmark",
+        "prompts",
+        "predictions",
+        "chat_protocol",
+        "client",
+        "progress",
+        "tracking",
+        "yaml_text",
+    ),
     ("sandbox",),
     ("training", "generation", "scoring", "reporting", "cluster"),
     ("corpus",),

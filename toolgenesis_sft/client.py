@@ -7,19 +7,25 @@ an answer; only a prompt that does not fit the model's context is the model's ow
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
 
+from toolgenesis_sft.chat_protocol import (
+    Completion,
+    message_body,
+    read_completion,
+    tool_body,
+    well_formed,
+)
 from toolgenesis_sft.errors import HarnessFault, ModelFault, UserError
-from toolgenesis_sft.records import Json, Message, ToolCall, ToolSchema
+from toolgenesis_sft.records import Json, Message, ToolSchema
 
 MAX_ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5  # doubled after each attempt, with jitter so that clients do not march in step
@@ -29,24 +35,6 @@ RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 CONTEXT_WORDS = ("context length", "context_length", "maximum context", "max_model_len", "too long")
 # Of a kind that every later request would meet too: the caller stops instead of asking on.
 HOPELESS = frozenset({"endpoint_unreachable", "key_refused", "request_refused"})
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer. `text` is raw: think blocks and fences are still in it."""
-
-    text: str
-    tool_calls: tuple[ToolCall, ...]
-    finish_reason: Literal["stop", "length", "error"]
-    num_prompt_tokens: int
-    num_completion_tokens: int
-    elapsed_s: float
-    mean_logprob: float | None = None
-    invalid_tool_calls: tuple[str, ...] = ()
-
-    def as_message(self) -> Message:
-        """The assistant's turn, to go on from."""
-        return Message(role="assistant", content=self.text, tool_calls=self.tool_calls)
 
 
 @dataclass
@@ -68,7 +56,8 @@ class ModelClient:
     holds the key; the key itself is read at use and appears in no log, error or file.
     request_timeout_s bounds one completion, its retries included. extra_body goes into each
     request (a server's own switches); end_markers are cut from the end of an answer, for servers
-    that return their stop token as text.
+    that return their stop token as text. room, for servers that do not check it themselves, gives
+    the tokens that messages leave for an answer.
     """
 
     base_url: str
@@ -79,23 +68,18 @@ class ModelClient:
     max_attempts: int = MAX_ATTEMPTS
     extra_body: Mapping[str, Json] = field(default_factory=dict)
     end_markers: tuple[str, ...] = ()
+    room: Callable[[Sequence[Message]], int] | None = None
     usage: Usage = field(default_factory=Usage)
 
     def __post_init__(self) -> None:
-        self._url = self.base_url.rstrip("/") + "/chat/completions"
+        self._url = read_url(self.base_url.rstrip("/") + "/chat/completions")
         self._refused_fields: set[str] = set()
         self._key = read_key(self.key_variable)
 
     async def __aenter__(self) -> Self:
         self._slots = asyncio.Semaphore(self.concurrency)
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(self.request_timeout_s, connect=min(30, self.request_timeout_s)),
-            limits=httpx.Limits(
-                max_connections=self.concurrency, max_keepalive_connections=self.concurrency
-            ),
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            trust_env=not is_local(self.base_url),  # a proxy must not get in front of localhost
-        )
+        self._certificates = httpx.create_ssl_context()
+        self._idle: list[httpx.AsyncClient] = []
         return self
 
     async def __aexit__(
@@ -104,7 +88,8 @@ class ModelClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._http.aclose()
+        for connection in self._idle:
+            await connection.aclose()
 
     async def complete(
         self,
@@ -118,6 +103,11 @@ class ModelClient:
     ) -> Completion:
         """Ask once, retrying what may pass. Raises HarnessFault, or ModelFault
         `context_exhausted` where the messages leave no room for an answer."""
+        if self.room is not None:
+            left = self.room(messages)
+            if left < 1:
+                raise ModelFault("context_exhausted", f"{1 - left} tokens too many")
+            max_tokens = min(max_tokens, left)
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [message_body(message) for message in messages],
@@ -139,7 +129,8 @@ class ModelClient:
                 raise HarnessFault(
                     "request_timeout", f"no answer from {self._url} in {self.request_timeout_s} s"
                 ) from error
-            completion = self._read(answer, time.monotonic() - started)
+            elapsed_s = time.monotonic() - started
+            completion = read_completion(answer, elapsed_s, self.end_markers)
         self.usage.num_answers += 1
         self.usage.num_prompt_tokens += completion.num_prompt_tokens
         self.usage.num_completion_tokens += completion.num_completion_tokens
@@ -148,7 +139,7 @@ class ModelClient:
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """Post until there is a well-formed answer; the caller holds the deadline."""
-        fault = HarnessFault("endpoint_unreachable", self._url)
+        fault = HarnessFault("endpoint_unreachable", str(self._url))
         attempt = 0
         while attempt < self.max_attempts:
             shaped = self._shaped(body)
@@ -159,8 +150,6 @@ class ModelClient:
                 fault = HarnessFault(
                     "endpoint_unreachable", f"{self._url}: {type(error).__name__} {error}".strip()
                 )
-            except httpx.InvalidURL as error:
-                raise HarnessFault("request_refused", f"{self.base_url} is no URL") from error
             else:
                 if status == 200:
                     answer = well_formed(content)
@@ -191,14 +180,29 @@ class ModelClient:
     async def _post(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and body; the body is read under a cap."""
         content = bytearray()
-        async with self._http.stream("POST", self._url, json=body) as response:
-            async for chunk in response.aiter_bytes():
-                content += chunk
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise HarnessFault(
-                        "endless_answer", f"{self._url} sent more than {MAX_ANSWER_BYTES} bytes"
-                    )
+        connection = self._idle.pop() if self._idle else self._connection()
+        try:
+            async with connection.stream("POST", self._url, json=body) as response:
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_ANSWER_BYTES:
+                        raise HarnessFault(
+                            "endless_answer", f"{self._url} sent more than {MAX_ANSWER_BYTES} bytes"
+                        )
+        finally:
+            self._idle.append(connection)
         return response.status_code, response.headers, bytes(content)
+
+    def _connection(self) -> httpx.AsyncClient:
+        """One connection for one request at a time. A shared pool looks through all of its
+        connections at each request, which at 64 costs four times the request itself."""
+        return httpx.AsyncClient(
+            timeout=httpx.Timeout(self.request_timeout_s, connect=min(30, self.request_timeout_s)),
+            limits=httpx.Limits(max_connections=1),
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            verify=self._certificates,
+            trust_env=not is_local(self.base_url),  # a proxy must not get in front of localhost
+        )
 
     def _shaped(self, body: dict[str, Any]) -> dict[str, Any]:
         """The body without what this server has refused before."""
@@ -221,8 +225,8 @@ class ModelClient:
 
     def _shown(self, content: bytes) -> str:
         """The start of a server's own words, on one line, the key taken out should it repeat it."""
-        text = " ".join(content[:4000].decode(errors="replace").split())
-        return (text.replace(self._key, "[key]") if self._key else text)[:400]
+        said = content.replace(self._key.encode(), b"[key]") if self._key else content
+        return " ".join(said[:4000].decode(errors="replace").split())[:400]
 
     def _refusal(self, status: int, content: bytes) -> HarnessFault:
         if status in (401, 403):
@@ -230,30 +234,6 @@ class ModelClient:
             return HarnessFault("key_refused", f"{self._url} answered {status} to the key {where}")
         return HarnessFault(
             "request_refused", f"{self._url} answered {status}: {self._shown(content)}"
-        )
-
-    def _read(self, answer: dict[str, Any], elapsed_s: float) -> Completion:
-        choice = answer["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or ""
-        for marker in self.end_markers:
-            text = text.removesuffix(marker)
-        # Servers with a reasoning parser take the think block out; the raw answer has it.
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-        if isinstance(reasoning, str) and reasoning:
-            cut = choice.get("finish_reason") == "length" and not text
-            text = f"<think>\n{reasoning}" + ("" if cut else f"\n</think>\n\n{text}")
-        calls, invalid = tool_calls(message.get("tool_calls") or ())
-        usage = answer.get("usage") or {}
-        return Completion(
-            text=text,
-            tool_calls=calls,
-            invalid_tool_calls=invalid,
-            finish_reason=finish_reason(choice.get("finish_reason")),
-            num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
-            num_completion_tokens=int(usage.get("completion_tokens") or 0),
-            elapsed_s=elapsed_s,
-            mean_logprob=mean_logprob(choice.get("logprobs")),
         )
 
 
@@ -266,89 +246,30 @@ def read_key(variable: str | None) -> str:
         raise UserError(
             "api key variable", variable, "is not set", f"export {variable}=... and run again"
         )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError(
+            "api key variable",
+            variable,
+            "holds a space, a line break or a letter that no key has",
+            f"export {variable} again with the key alone",
+        )
     return key
+
+
+def read_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+        if url.scheme in ("http", "https") and url.host:
+            return url
+    except httpx.InvalidURL:
+        pass
+    raise UserError(
+        "endpoint url", text, "is no URL of an endpoint", "write it like http://localhost:8000/v1"
+    )
 
 
 def is_local(url: str) -> bool:
     return httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
-
-
-def message_body(message: Message) -> dict[str, Json]:
-    body: dict[str, Json] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        body["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        body["tool_call_id"] = message.tool_call_id
-    return body
-
-
-def tool_body(tool: ToolSchema) -> dict[str, Json]:
-    return {
-        "type": "function",
-        "function": {
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": tool.input_schema or {"type": "object", "properties": {}},
-        },
-    }
-
-
-def well_formed(content: bytes) -> dict[str, Any] | None:
-    """The answer, where it is a chat completion with at least one choice that has a message."""
-    try:
-        answer: dict[str, Any] = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    match answer:
-        case {"choices": [{"message": {"content": str() | None}}, *_]}:
-            return answer
-        case {"choices": [{"message": {"tool_calls": list()}}, *_]}:
-            return answer
-    return None
-
-
-def tool_calls(raw: Sequence[Any]) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
-    """The calls that can be made, and the text of those whose arguments are no JSON object."""
-    valid: list[ToolCall] = []
-    invalid: list[str] = []
-    for index, call in enumerate(raw):
-        match call:
-            case {"function": {"name": str(name), "arguments": arguments}}:
-                try:
-                    value = json.loads(arguments) if isinstance(arguments, str) else arguments
-                except ValueError:
-                    value = None
-                if isinstance(value, dict):
-                    number = call.get("id") or f"call_{index}"
-                    valid.append(ToolCall(name=name, arguments=value, id=str(number)))
-                    continue
-        invalid.append(json.dumps(call)[:2000])
-    return tuple(valid), tuple(invalid)
-
-
-def finish_reason(raw: str | None) -> Literal["stop", "length", "error"]:
-    """A content filter's stop is an `error`: the model was not allowed to finish."""
-    if raw == "length":
-        return "length"
-    return "error" if raw == "content_filter" else "stop"
-
-
-def mean_logprob(raw: Any) -> float | None:
-    """Mean natural log-probability of the answer's tokens; None where the server gives none."""
-    tokens = raw.get("content") if isinstance(raw, dict) else None
-    values = [
-        float(token["logprob"])
-        for token in tokens or ()
-        if isinstance(token, dict) and isinstance(token.get("logprob"), int | float)
-    ]
-    return sum(values) / len(values) if values else None
 
 
 def retry_after_s(headers: httpx.Headers) -> float:

@@ -45,7 +45,12 @@ class Cluster(Section):
     ranks_per_node: int = Field(8, ge=1, description="most ranks, and GPUs, of one node")
     gpus: bool = Field(True, description="whether each rank has a GPU of its own")
     cpus_per_rank: int = Field(8, ge=1, description="CPU cores beside each rank")
-    score_cpus: int = Field(16, ge=1, description="CPU cores, and servers scored at once")
+    score_cpus: int = Field(
+        16, ge=1, description="CPU cores, and servers scored at once, of a task"
+    )
+    score_array: int = Field(
+        1, ge=1, description="tasks of the job array that scores; each has its share of the servers"
+    )
     time: Times = Times()
     setup: tuple[str, ...] = Field(
         (), description="shell lines that each job begins with, such as module load"
@@ -71,6 +76,7 @@ class Job:
 
     verbs: stages of the command line that it runs, in order, with overrides of their own.
     gpus, cpus: of each node.
+    array: tasks of this size that share the work by score.shard.
     """
 
     name: str
@@ -82,6 +88,7 @@ class Job:
     gpus: int
     cpus: int
     overrides: tuple[str, ...] = ()
+    array: int = 1
 
 
 def submit(
@@ -182,11 +189,13 @@ def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
             gpus=0,
             cpus=cluster.score_cpus,
             overrides=(f"score.workers={cluster.score_cpus}",),
+            array=cluster.score_array,
         ),
         Job(
             name="report",
             template="stages.sh.j2",
-            verbs=("report",),
+            # A run of `score` without a shard puts the shards together; it scores nothing again.
+            verbs=("score", "report") if cluster.score_array > 1 else ("report",),
             partition=cpu_partition,
             time=time.report,
             nodes=1,
@@ -209,7 +218,7 @@ def render(
     )
     environment.filters["sh"] = lambda value: shlex.quote(str(value))
     root = run.root.absolute()
-    arguments = [str(recipe_path), *overrides, *job.overrides, "--run", root.name]
+    arguments = [str(recipe_path), *overrides, *job.overrides]
     return environment.get_template(job.template).render(
         job=job,
         cluster=cluster,

@@ -101,7 +101,14 @@ class Data(Section):
     servers: str | None = Field(
         None, description="folder with <slug>.py, the reference servers of the benchmark"
     )
-    teacher: Teacher | None = Field(None, description="who writes further candidates")
+    teacher: Teacher | None = Field(
+        None, description="who writes further candidates, and scenarios if data.scenarios says so"
+    )
+    scenarios: Literal["template", "teacher"] = Field(
+        "template",
+        description="who writes the scenario of a server that has none: a template over its live"
+        " tools, or data.teacher",
+    )
     weights: dict[str, float] = Field(
         {}, description="share of the samples by source, adding up to 1; none: all that there is"
     )
@@ -133,8 +140,12 @@ class Data(Section):
                 raise ValueError(f"data.{name} must be shares of 0 or more that add up to 1")
         if self.weights and set(self.weights) != set(self.sources):
             raise ValueError("data.weights must name exactly the sources of data.sources")
-        if ("teacher" in self.sources) != (self.teacher is not None):
-            raise ValueError("the source `teacher` and the section data.teacher go together")
+        wanted = "teacher" in self.sources or self.scenarios == "teacher"
+        if wanted != (self.teacher is not None):
+            raise ValueError(
+                "the section data.teacher and its use, the source `teacher` or"
+                " data.scenarios=teacher, go together"
+            )
         return self
 
 
@@ -185,6 +196,9 @@ class Train(Section):
     )
     checkpoint_every_steps: int = Field(39, ge=1, description="optimizer steps between checkpoints")
     keep_last: int = execution(2, "newest checkpoints to keep beside the best one", ge=1)
+    async_save: bool = execution(
+        False, "write checkpoints in the background, from a copy in host memory"
+    )
     validate_every_steps: int = Field(39, ge=1, description="optimizer steps between validations")
     num_processes: int = execution(8, "ranks that `toolgenesis-sft train` starts", ge=1)
     accelerate_config: str = execution(
@@ -223,6 +237,11 @@ class Generate(Section):
     temperature: float = Field(0.2, ge=0, description="0 is greedy")
     num_samples: int = Field(1, ge=1, description="samples of one scenario")
     seed: int = Field(0, ge=0, description="sample i of a scenario is asked for with seed + i")
+    stated_confidence: bool = Field(
+        False,
+        description="ask, after each new answer, how likely it is that the server works: one more"
+        " completion, counted with the others",
+    )
     max_turns: int = Field(6, ge=1, description="coder_agent: write-run-repair turns")
     max_agent_tokens: int = Field(
         32_768, ge=1, description="coder_agent: new tokens of one scenario, all turns together"
@@ -253,6 +272,19 @@ class Score(Section):
     call_timeout_s: float = Field(30.0, gt=0, description="seconds one tool call may take")
     memory_mib: int = Field(1024, ge=128, description="memory of one server")
     workers: int = execution(2, "servers scored at once", ge=1)
+    executor: Literal["local", "ray"] = execution(
+        "local", "where workers run: on this machine, or on a Ray cluster"
+    )
+    ray_address: str | None = execution(
+        None,
+        "host:port of the Ray cluster; default: RAY_ADDRESS, and without one a Ray on this machine",
+    )
+    shard: str | None = execution(
+        None,
+        "K/N: score each N-th server from the K-th on, as one task of an array; a run without it"
+        " puts the shards together",
+        pattern=r"^[1-9]\d*/[1-9]\d*$",
+    )
     server_python: str | None = execution(
         None, "interpreter of the servers' environment; default: .venv-server beside the checkout"
     )
@@ -279,6 +311,14 @@ class Score(Section):
         description="servers that an agent's success is measured against: a folder of <slug>.py,"
         " predictions, or the name of a run",
     )
+
+    @model_validator(mode="after")
+    def shard_is_one_of_them(self) -> Self:
+        if self.shard is not None:
+            number, count = map(int, self.shard.split("/"))
+            if number > count:
+                raise ValueError(f"score.shard {self.shard}: there is no shard {number} of {count}")
+        return self
 
     @model_validator(mode="after")
     def endpoints_are_whole(self) -> Self:

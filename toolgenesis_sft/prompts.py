@@ -52,12 +52,29 @@ AGENT_REPORT = (
     "Mend it. Answer with the complete source code again in a ```python block, and with the list of"
     " calls in a ```json block if they change."
 )
+SCENARIO_PROMPT = (
+    "You write the scenarios from which developers build MCP tool servers in Python.\n"
+    "Write the scenario that this server was built from:\n\n{code}\n\n"
+    "It has three parts: **System Scope:** what the system is for; **Technical Context:** its data,"
+    " its rules and its limits; **Required Capabilities:** a numbered list of features, each with a"
+    " description and its key inputs. Say all that a developer must know to give the same answers."
+    " Name no tool, function or variable of the program, and quote none of its code. Output only"
+    " the scenario."
+)
+CONFIDENCE_PROMPT = (
+    "How likely is it that this server works: that it starts, lists its tools, and answers every"
+    " valid call correctly? Answer with that probability alone, one number between 0 and 1."
+)
+NO_ANSWER = "(no answer)"  # stands for an empty turn, which some servers refuse to be sent
 
 THINK_END = "</think>"
 LEADING_THINK = re.compile(r"\s*<think>")
 ORPHAN_THINK_END = re.compile(r"^[ \t]*</think>[ \t]*$", re.MULTILINE)
 FENCE_OPEN = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^`]*")
 PROSE = re.compile(r"[A-Z*#>-][^=()\[\]{}@]*")
+NUMBER_ALONE = re.compile(  # on its line, with or without a label before it
+    r"(?:[^\d\n]*[:=])?[^\w.\n-]*(-?(?:\d+(?:\.\d+)?|\.\d+))[ \t]*(%?)[^\w%\n]*"
+)
 PYTHON_FENCES = ("python", "py", "python3", "")
 JSON_FENCES = ("json", "jsonc", "json5", "")
 MAX_COMPLETION_CHARS = 4 << 20  # about a million tokens
@@ -112,9 +129,19 @@ def agent_messages(scenario: Scenario, schema: str) -> tuple[Message, ...]:
     return (Message(role="user", content=content),)
 
 
+def scenario_messages(code: str) -> tuple[Message, ...]:
+    """Asked of a teacher: the scenario of a server that came without one."""
+    return (Message(role="user", content=SCENARIO_PROMPT.format(code=code.strip())),)
+
+
 def agent_report(report: str) -> Message:
     """What the sandbox saw, for the coder agent's next turn."""
     return Message(role="user", content=AGENT_REPORT.format(report=report))
+
+
+def confidence_question() -> Message:
+    """Asked after an answer: the model's own probability that its server works."""
+    return Message(role="user", content=CONFIDENCE_PROMPT)
 
 
 def agent_answer(code: str, calls: Sequence[TrialCall] = ()) -> Message:
@@ -280,6 +307,19 @@ def _last_json_list(completion: str) -> list[Json]:
         if isinstance(value, list):
             return value
     return []
+
+
+def parse_confidence(completion: str | None) -> float | None:
+    """The probability that a model stated, 0..1; None where it stated none.
+
+    It is the number, or the percentage, that has a line of its own. Lines that disagree, a number
+    outside of 0..1 and a number inside a sentence are no statement.
+    """
+    text = without_thought(completion or "") or ""
+    found = (NUMBER_ALONE.fullmatch(line.strip()) for line in text.splitlines())
+    stated = {float(line[1]) / (100 if line[2] else 1) for line in found if line}
+    probability = stated.pop() if len(stated) == 1 else None
+    return probability if probability is not None and 0 <= probability <= 1 else None
 
 
 def parse_schema(completion: str | None) -> Json:

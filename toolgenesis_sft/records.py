@@ -167,6 +167,11 @@ class ServerPrediction(Record):
     temperature: float = 0.0
     seed: int = 0
     mean_logprob: float | None = None
+    confidence_completion: str | None = Field(
+        default=None,
+        description="the raw answer to the question how likely it is that the server works; None"
+        " where it was not asked, empty where there was no room for it",
+    )
     turns: tuple[Message, ...] = Field(
         default=(), description="the transcript, for strategies of more than one turn"
     )

@@ -25,6 +25,8 @@ from toolgenesis_sft.records import Json, Record
 R = TypeVar("R", bound=Record)
 
 COMPLETE = "COMPLETE"
+# What lies in a run's folder before any stage has a result (two are checkpoint_to_benchmark.sh's).
+BEFORE_RESULTS = frozenset({"config.json", "logs", "recipe.yaml", "training_recipe.json"})
 MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 TRACKED_PACKAGES = (
     "torch",
@@ -101,6 +103,13 @@ class RunFolder:
     def report_html(self) -> Path:
         return self.root / "report.html"
 
+    def has_results(self) -> bool:
+        """Whether a stage left something here; a link to another run's does not count."""
+        return any(
+            path.name not in BEFORE_RESULTS and path.name[0] != "." and not path.is_symlink()
+            for path in self.root.iterdir()
+        )
+
     def new_attempt(self, stage: str) -> Path:
         """A log folder of this attempt's own: logs/<stage>_attempt_<n>/."""
         logs = self.root / "logs"
@@ -135,11 +144,12 @@ class RunFolder:
 
 
 def claim(run: RunFolder, recipe: Recipe, write: bool = True) -> None:
-    """Bind a run folder to a recipe. Raises UserError where another recipe wrote it.
+    """Bind a run folder to a recipe. Raises UserError where another recipe made what is in it: a
+    recipe that got nowhere, for an endpoint that was misspelled, may be mended.
 
     Execution fields (workers, ports, ranks) may differ: they do not change what a stage yields.
     """
-    if run.config.exists():
+    if run.config.exists() and run.has_results():
         for field in differing_fields(read_json(run.config), recipe):
             raise UserError(
                 field,

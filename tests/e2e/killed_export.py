@@ -1,4 +1,4 @@
-"""Kill an export with -9 at every place in its code that calls something; see test_training_faults.py.
+"""Kill an export with -9 wherever its code calls something; see test_training_faults.py.
 
     python -m tests.e2e.killed_export RECIPE RUN
 

@@ -44,6 +44,7 @@ ranks_per_node: 1
 gpus: false
 cpus_per_rank: 1
 score_cpus: 1
+score_array: 2
 min_free_gib: 0.1
 time: {train: "20:00", generate: "20:00", score: "20:00", report: "20:00"}
 """
@@ -214,6 +215,15 @@ def test_a_training_on_two_nodes_is_stopped_requeued_resumed_and_equals_one_undi
         job_id=chain["report"],
     )
     assert submitted.report_html.exists()
+
+    for task in (1, 2):
+        log = submitted.root / "logs" / "slurm" / f"score_{chain['score']}_{task}.log"
+        assert re.search(r"score: (\d+)/\1 servers", log.read_text())
+    of_the_array = submitted.scores.read_bytes()
+    assert not list(submitted.root.glob("scores_*"))
+    submitted.scores.unlink()
+    harness("score", TINY, *SMALLER, "--run", "submitted")
+    assert submitted.scores.read_bytes() == of_the_array
 
     harness("train", TINY, *SMALLER, "--run", "undisturbed")
     harness("export", TINY, *SMALLER, "--run", "undisturbed")

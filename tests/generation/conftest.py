@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def write_tiny_model(folder: Path, seed: int) -> Path:
     model.save_pretrained(folder)
     (folder / COMPLETE).touch()
     return folder
+
+
+def cache_as(model: Path, name: str, hf_home: Path) -> Path:
+    """Lay a model out as the hub's client caches a download. Returns the snapshot's folder."""
+    cached = hf_home / "hub" / f"models--{name.replace('/', '--')}"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    snapshot: Path = shutil.copytree(model, cached / "snapshots" / commit)
+    (snapshot / COMPLETE).unlink()
+    return snapshot
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@
         ...  # server.url, server.bodies (every request in order)
 
 A script is called with each request's JSON body and returns a `reply(...)` or a `Fault`. As a
-program (`python scripted_server.py PORT NUM_TOKENS`) it gives everyone the same answer of that
-many words: what the throughput benchmark runs against, in a process of its own.
+program (`python scripted_server.py PORT NUM_TOKENS DELAY_S`) it gives everyone the same answer of
+that many words, with log-probabilities, after that many seconds: what the throughput benchmark runs
+against, in a process of its own.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class ScriptedServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.most_in_flight = 0
+        self.num_connections = 0
         self._in_flight = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -120,6 +122,7 @@ class ScriptedServer:
         await asyncio.gather(*rest, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_connections += 1
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -184,9 +187,10 @@ async def misbehave(writer: asyncio.StreamWriter, fault: Fault) -> None:
     writer.close()
 
 
-async def serve_constant(port: int, num_tokens: int) -> None:
+async def serve_constant(port: int, num_tokens: int, delay_s: float) -> None:
     """The same answer for everyone, written by an event loop that does nothing else."""
-    content = json.dumps(reply("word " * num_tokens)).encode()
+    answer = reply("word " * num_tokens, logprobs=[-0.25] * num_tokens)
+    content = json.dumps(answer).encode()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -194,6 +198,8 @@ async def serve_constant(port: int, num_tokens: int) -> None:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 if b"content-length:" in head:
                     await reader.readexactly(int(head.split(b"content-length:")[1].split()[0]))
+                if delay_s:
+                    await asyncio.sleep(delay_s)
                 await send(writer, 200, content)
         writer.close()
 
@@ -203,4 +209,4 @@ async def serve_constant(port: int, num_tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_constant(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(serve_constant(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

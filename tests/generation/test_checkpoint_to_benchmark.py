@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.training_run import trained_and_exported
+from tests.generation.conftest import cache_as
 from tests.generation.scripted_server import ScriptedServer, reply
 from tests.generation.test_coder_agent import GOOD, NOT_LAUNCHED, Coder, answer
+from tests.training.tiny import build_tiny
 from toolgenesis_sft.records import RunReport
+from toolgenesis_sft.training.checkpoint import complete_checkpoints
 
 SCRIPT = Path(__file__).resolve().parents[2] / "eval" / "checkpoint_to_benchmark.sh"
 
@@ -104,7 +108,45 @@ def test_a_model_folder_is_served_scored_and_shown_beside_its_base(
     assert all(figures["launch"].mean_all == 0 for figures in groups.values())
 
 
-@pytest.mark.parametrize("checkpoint", ["/no/such/folder", "http://127.0.0.1:1/v1"])
+@pytest.mark.slow
+def test_a_hub_name_is_served_from_the_cache(tmp_path: Path, adder: Path, tiny_model: Path) -> None:
+    cache_as(tiny_model, "tiny-org/tiny-model", tmp_path / "home")
+    options = ("generate.max_tokens=8", "generate.temperature=0", "score.layers=[L1]")
+    offline = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = evaluate(tmp_path, "tiny-org/tiny-model", str(adder), *options, **offline)
+    assert done.returncode == 0, done.stderr
+    assert [group.model for group in report_of(tmp_path).groups] == ["tiny-org/tiny-model"]
+
+
+@pytest.mark.slow
+def test_a_run_s_export_and_one_of_its_steps_stand_beside_their_base_model(
+    tmp_path: Path, adder: Path
+) -> None:
+    run = trained_and_exported(build_tiny(tmp_path / "training"))[1]
+    step = complete_checkpoints(run)[-1].folder
+    options = ("generate.max_tokens=8", "generate.temperature=0", "score.layers=[L1]")
+    for checkpoint in (step, run.export):
+        place = tmp_path / checkpoint.name
+        place.mkdir()
+        done = evaluate(place, str(checkpoint), str(adder), *options)
+        assert done.returncode == 0, done.stderr
+        assert {group.model for group in report_of(place).groups} == {"before_training", "trained"}
+
+
+def test_a_try_that_led_nowhere_may_be_mended_with_the_same_command(
+    tmp_path: Path, adder: Path
+) -> None:
+    with ScriptedServer(lambda body: reply("import this"), models=("a", "b")) as server:
+        tried = evaluate(tmp_path, server.url, str(adder))
+        assert tried.returncode == 2
+        assert "set generate.endpoint_model to one of them" in tried.stderr
+        done = evaluate(tmp_path, server.url, str(adder), "generate.endpoint_model=b")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "checkpoint", ["/no/such/folder", "nobody/has-this-model", "http://127.0.0.1:1/v1", "https://"]
+)
 def test_a_checkpoint_that_is_not_there_is_one_line(
     tmp_path: Path, adder: Path, checkpoint: str
 ) -> None:

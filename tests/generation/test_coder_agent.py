@@ -20,7 +20,7 @@ from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent, compil
 from toolgenesis_sft.generation.generate import generate
 from toolgenesis_sft.generation.request import Request
 from toolgenesis_sft.predictions import read_predictions
-from toolgenesis_sft.prompts import parse_code, parse_trial_calls
+from toolgenesis_sft.prompts import CONFIDENCE_PROMPT, parse_code, parse_trial_calls
 from toolgenesis_sft.records import ServerPrediction
 from toolgenesis_sft.runs import RunFolder
 from toolgenesis_sft.sandbox.session import Sandbox
@@ -160,6 +160,32 @@ def test_a_talk_that_outgrows_the_context_keeps_what_was_written(work) -> None:
         Coder(answer(WRONG_ANSWER), Fault("status", 400, text="maximum context length exceeded"))
     )
     assert parse_code(prediction.completion) == (WRONG_ANSWER, "")
+
+
+def test_an_empty_turn_is_told_and_not_sent_as_such(work) -> None:
+    prediction, bodies = work(Coder("", answer(GOOD)))
+    assert parse_code(prediction.completion) == (GOOD, "")
+    assert "no complete Python program" in bodies[2]["messages"][-1]["content"]
+    assert all(message["content"] for body in bodies for message in body["messages"])
+
+
+def test_an_agent_s_confidence_is_asked_of_the_turn_that_is_its_answer(work) -> None:
+    class Sure(Coder):
+        def __call__(self, body: dict[str, Any]) -> dict[str, Any] | Fault:
+            if body["messages"][-1]["content"] == CONFIDENCE_PROMPT:
+                return reply("90%", completion_tokens=1)
+            return super().__call__(body)
+
+    coder = Sure(answer(WRONG_ANSWER), answer(NO_TOOL))
+    prediction, bodies = work(coder, max_turns=2, stated_confidence=True)
+    assert parse_code(prediction.completion) == (WRONG_ANSWER, "")
+    assert prediction.confidence_completion == "90%"
+    assert [message["content"] for message in bodies[-1]["messages"][1:]] == [
+        answer(WRONG_ANSWER),
+        CONFIDENCE_PROMPT,
+    ]
+    assert prediction.num_completion_tokens == 301
+    assert CONFIDENCE_PROMPT not in {turn.content for turn in prediction.turns}
 
 
 def test_an_endpoint_that_fails_in_the_middle_is_no_answer(work) -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from toolgenesis_sft.benchmark import load_benchmark
 from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.generation.generate import chosen_scenarios, generate
 from toolgenesis_sft.predictions import read_predictions
-from toolgenesis_sft.prompts import DIRECT_PROMPT
+from toolgenesis_sft.prompts import CONFIDENCE_PROMPT, DIRECT_PROMPT
 from toolgenesis_sft.records import ChatSample, Message, ServerPrediction
 from toolgenesis_sft.runs import RunFolder, append_record, read_json
 
@@ -33,7 +34,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def code_for(body: dict[str, Any]) -> dict[str, Any]:
     """A program whose text tells which scenario and seed it answers."""
-    prompt = body["messages"][-1]["content"]
+    prompt = body["messages"][0]["content"]
     slug = next(slug for slug, text in PROMPTS.items() if text in prompt)
     return reply(f"```python\nprint('{slug}', {body['seed']})\n```", logprobs=[-1.0, -2.0])
 
@@ -86,14 +87,17 @@ def test_two_calls_hand_the_schema_of_the_first_to_the_second(make_recipe, run: 
     assert "Here it is" not in second
 
 
-@pytest.mark.parametrize("strategy", ["direct", "direct_two_calls"])
-def test_no_word_of_the_answer_key_reaches_a_prompt(
+@pytest.mark.parametrize("strategy", ["direct", "direct_two_calls", "coder_agent"])
+def test_no_word_of_the_answer_key_reaches_a_prompt_or_a_prediction(
     strategy: str, make_recipe, run: RunFolder
 ) -> None:
+    settings = ("generate.stated_confidence=true", "generate.max_turns=2")
+    strategies = f"generate.strategies=[{strategy}]"
     with ScriptedServer(code_for) as server:
-        generate(make_recipe(*endpoint(server.url, f"generate.strategies=[{strategy}]")), run)
-    assert server.bodies
-    assert "CANARY" not in json.dumps(server.bodies)
+        generate(make_recipe(*endpoint(server.url, strategies, *settings)), run)
+    num_calls = {"direct": 2, "direct_two_calls": 3, "coder_agent": 4}[strategy]
+    assert len(server.bodies) == 3 * num_calls
+    assert "CANARY" not in json.dumps(server.bodies) + run.predictions.read_text()
 
 
 def test_the_oracle_setting_shows_the_gold_schema_and_nothing_else(
@@ -106,6 +110,62 @@ def test_the_oracle_setting_shows_the_gold_schema_and_nothing_else(
         assert word in text
     for word in ("CANARY value", "CANARY answer", "CANARY task"):
         assert word not in text
+
+
+@pytest.mark.parametrize("strategy", ["direct", "direct_two_calls", "oracle"])
+def test_a_stated_confidence_is_asked_after_the_answer_kept_raw_and_paid_for(
+    strategy: str, make_recipe, run: RunFolder
+) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any]:
+        if body["messages"][-1]["content"] == CONFIDENCE_PROMPT:
+            return reply("Rather sure:\n0.8", prompt_tokens=100, completion_tokens=5)
+        return reply("import this", prompt_tokens=10, completion_tokens=2)
+
+    settings = (f"generate.strategies=[{strategy}]", "generate.scenarios=train")
+    with ScriptedServer(script) as server:
+        asking = "generate.stated_confidence=true"
+        generate(make_recipe(*endpoint(server.url, *settings, asking)), run)
+        bodies = list(server.bodies)
+        generate(make_recipe(*endpoint(server.url, *settings)), RunFolder(run.root / "without"))
+    [prediction] = predictions_of(run)
+    *asked, answer, _ = bodies[-1]["messages"]
+    assert asked == bodies[-2]["messages"]
+    assert answer == {"role": "assistant", "content": "import this"}
+    assert prediction.completion == "import this"
+    assert prediction.confidence_completion == "Rather sure:\n0.8"
+    assert prediction.num_prompt_tokens == 100 + 10 * (len(bodies) - 1)
+    assert prediction.num_completion_tokens == 5 + 2 * (len(bodies) - 1)
+    [plain] = predictions_of(RunFolder(run.root / "without"))
+    assert plain.confidence_completion is None
+    assert len(server.bodies) == 2 * len(bodies) - 1
+
+
+def test_no_room_for_the_question_of_confidence_is_not_stated(make_recipe, run: RunFolder) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        if len(body["messages"]) > 1:
+            return Fault("status", 400, text="maximum context length is 10 tokens")
+        return reply("" if PROMPTS["clock"] in body["messages"][0]["content"] else "import this")
+
+    with ScriptedServer(script) as server:
+        generate(make_recipe(*endpoint(server.url, "generate.stated_confidence=true")), run)
+    assert [p.confidence_completion for p in predictions_of(run)] == ["", "", ""]
+    assert len([body for body in server.bodies if "max_tokens" in body]) == 3 + 2
+
+
+def test_a_context_that_ends_after_the_schema_keeps_it_and_its_tokens(
+    make_recipe, run: RunFolder
+) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        if "JSON object" in body["messages"][0]["content"]:
+            return reply("[]", completion_tokens=7)
+        return Fault("status", 400, text="maximum context length is 10 tokens")
+
+    settings = ("generate.strategies=[direct_two_calls, coder_agent]", "generate.scenarios=train")
+    with ScriptedServer(script) as server:
+        generate(make_recipe(*endpoint(server.url, *settings)), run)
+    for prediction in predictions_of(run):
+        assert (prediction.completion, prediction.finish_reason) == ("", "length")
+        assert (prediction.schema_completion, prediction.num_completion_tokens) == ("[]", 7)
 
 
 def test_a_cut_answer_is_kept_with_its_reason(make_recipe, run: RunFolder) -> None:
@@ -154,6 +214,21 @@ def test_a_fault_that_every_request_would_meet_ends_the_stage(
         generate(make_recipe(*endpoint(server.url, "generate.concurrency=1")), run)
     assert len(server.bodies) == 1
     assert predictions_of(run) == []
+
+
+def test_a_prompt_that_a_provider_refuses_is_unanswered_and_the_others_are_asked(
+    make_recipe, run: RunFolder
+) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        clock = PROMPTS["clock"] in body["messages"][0]["content"]
+        return Fault("status", 400, text="content management policy") if clock else code_for(body)
+
+    with (
+        ScriptedServer(script) as server,
+        pytest.raises(HarnessFault, match=r"1 requests had no answer, first clock .*policy"),
+    ):
+        generate(make_recipe(*endpoint(server.url, "generate.concurrency=1")), run)
+    assert {p.slug for p in predictions_of(run)} == {"adder", "greeter"}
 
 
 def test_a_torn_last_line_is_done_again(make_recipe, run: RunFolder) -> None:
@@ -205,6 +280,39 @@ def test_an_export_that_is_not_there_is_refused(make_recipe, run: RunFolder) -> 
     assert not run.predictions.exists()
 
 
+def test_the_key_is_in_no_file_no_log_and_no_error(
+    make_recipe, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that repeats the key in each kind of refusal, and the real command against it."""
+    key = "sk-very-secret"
+    monkeypatch.setenv("SOME_KEY", key)
+    said = [
+        reply("import this"),
+        Fault("status", 500, text=f"internal: Bearer {key}"),
+        Fault("status", 400, text=f"bad request of {key}"),
+        Fault("status", 401, text=f"key {key} is revoked"),
+    ]
+    make_recipe()
+    with ScriptedServer(lambda body: said.pop(0) if len(said) > 1 else said[0]) as server:
+        options = endpoint(
+            server.url, "generate.api_key_variable=SOME_KEY", "generate.concurrency=1"
+        )
+        command = [sys.executable, "-m", "toolgenesis_sft.cli", "generate"]
+        done = subprocess.run(
+            [*command, str(tmp_path / "recipe.yaml"), *options, "--run", str(run.root)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert all(f"Bearer {key}" in head for head in server.headers if head.startswith("POST"))
+    assert done.returncode == 2
+    assert "generate.api_key_variable = SOME_KEY" in done.stderr
+    assert key not in done.stdout + done.stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert run.predictions in written
+    assert not [path for path in written if key.encode() in path.read_bytes()]
+
+
 KILLED = textwrap.dedent(
     """
     import sys
@@ -224,18 +332,41 @@ def stage(tmp_path: Path, run: RunFolder, *overrides: str) -> subprocess.Popen[b
     return subprocess.Popen([*command, *overrides])
 
 
+def repairing_coder(body: dict[str, Any]) -> dict[str, Any]:
+    """Three calls of 7 tokens each: a schema, a program that does not start, one that lists."""
+    if "Design the tools" in body["messages"][0]["content"]:
+        return reply("[]", completion_tokens=7)
+    started = len(body["messages"]) > 1
+    program = "from mcp.server.fastmcp import FastMCP\nmcp = FastMCP('a')\n"
+    program += "@mcp.tool()\ndef a() -> int:\n    return 1\nmcp.run()\n" if started else "1 / 0\n"
+    calls = '```json\n[{"tool": "a", "arguments": {}}]\n```'
+    return reply(f"```python\n{program}```\n{calls}", completion_tokens=7)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "num_samples", "coder", "num_tokens"),
+    [("direct", 12, code_for, None), ("coder_agent", 4, repairing_coder, 21)],
+    ids=["direct", "coder_agent"],
+)
 def test_killed_at_any_moment_it_continues_and_every_token_counts_once(
-    make_recipe, run: RunFolder, tmp_path: Path
+    strategy: str,
+    num_samples: int,
+    coder: Callable[[dict[str, Any]], dict[str, Any]],
+    num_tokens: int | None,
+    make_recipe,
+    run: RunFolder,
+    tmp_path: Path,
 ) -> None:
     make_recipe()
 
     def slowly(body: dict[str, Any]) -> dict[str, Any]:
         time.sleep(0.05)
-        return code_for(body)
+        return coder(body)
 
-    chance = random.Random(0)
+    chance = random.Random(strategy)
     with ScriptedServer(slowly) as server:
-        options = endpoint(server.url, "generate.num_samples=12", "generate.concurrency=3")
+        settings = (f"generate.num_samples={num_samples}", f"generate.strategies=[{strategy}]")
+        options = endpoint(server.url, "generate.concurrency=3", *settings)
         for _ in range(4):
             process = stage(tmp_path, run, *options)
             before = len(server.bodies)
@@ -246,9 +377,11 @@ def test_killed_at_any_moment_it_continues_and_every_token_counts_once(
             process.wait(20)
         assert stage(tmp_path, run, *options).wait(60) == 0
     predictions = predictions_of(run)
-    assert len(predictions) == len({p.key for p in predictions}) == 36
+    assert len(predictions) == len({p.key for p in predictions}) == 3 * num_samples
+    if num_tokens is not None:
+        assert {p.num_completion_tokens for p in predictions} == {num_tokens}
     spent = read_json(run.provenance)["generate"]["spent"]["scripted"]
-    assert spent["num_predictions"] == 36
+    assert spent["num_predictions"] == 3 * num_samples
     assert spent["num_completion_tokens"] == sum(p.num_completion_tokens for p in predictions)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.generation.conftest import cache_as
 from tests.generation.scripted_server import ScriptedServer, reply
 from toolgenesis_sft.config import Generate
 from toolgenesis_sft.errors import UserError
@@ -89,6 +90,16 @@ def test_a_name_that_is_neither_folder_nor_hub_model_is_one_line(
     for name in ("nobody/has-this-model", "three/part/name"):
         with pytest.raises(UserError, match="is no folder, and no hub model"):
             hub_folder("generate.model", name)
+
+
+def test_a_hub_model_is_taken_from_the_cache_without_a_network(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = cache_as(tiny_model, "tiny-org/tiny-model", tmp_path)
+    assert hub_folder("generate.model", "tiny-org/tiny-model") == snapshot
+    check_model_folder("generate.model", snapshot, marked=False)
 
 
 def test_the_only_model_of_an_endpoint_is_taken_and_several_are_listed() -> None:

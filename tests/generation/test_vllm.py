@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,25 +88,39 @@ def test_the_stage_runs_on_vllm_with_log_probabilities(
         assert 0 < prediction.num_completion_tokens <= 24
 
 
-def test_a_request_with_tools_is_answered_and_a_prompt_without_room_is_told(
+def test_tool_calls_log_probabilities_and_a_full_context_come_back_as_they_are(
     model_folder: Path, vllm_python: str, tmp_path: Path
 ) -> None:
     settings = Generate(
-        engine_python=vllm_python, max_model_len=512, concurrency=4, memory_share=0.2
+        engine_python=vllm_python, max_model_len=1024, concurrency=4, memory_share=0.2
     )
     model = AskedModel("trained", str(model_folder), model_folder, "digest")
-    tool = ToolSchema(name="add", description="Add.", input_schema={"type": "object"})
+    one = {"type": "integer"}
+    tool = ToolSchema(
+        name="add",
+        description="Add.",
+        input_schema={"type": "object", "properties": {"a": one}, "required": ["a"]},
+    )
 
     async def go(client) -> None:
         async with client:
             question = [Message(role="user", content="Add 1 and 2.")]
-            options = {"max_tokens": 16, "temperature": 0.0, "seed": 1}
+            options = {"max_tokens": 200, "temperature": 0.0, "seed": 1}
             first = await client.complete(question, tools=(tool,), logprobs=True, **options)
             again = await client.complete(question, tools=(tool,), logprobs=True, **options)
             assert first.num_completion_tokens > 0
             assert (first.text, first.mean_logprob) == (again.text, again.mean_logprob)
             cut = await client.complete(question, max_tokens=4096, temperature=0.0, seed=1)
-            assert cut.num_prompt_tokens + cut.num_completion_tokens <= 512
+            assert cut.num_prompt_tokens + cut.num_completion_tokens <= 1024
+            # A random model calls no tool by itself; a grammar makes it write one as Qwen would.
+            said = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+            held = {**client.extra_body, "structured_outputs": {"choice": [said]}}
+            async with replace(client, extra_body=held) as forced:
+                call = await forced.complete(question, tools=(tool,), **options)
+                assert [(c.name, c.arguments) for c in call.tool_calls] == [("add", {"a": 1})]
+                result = Message(role="tool", content="1", tool_call_id=call.tool_calls[0].id)
+                talk = [*question, call.as_message(), result]
+            assert (await client.complete(talk, tools=(tool,), **options)).num_completion_tokens
             long = [Message(role="user", content="word " * 600)]
             with pytest.raises(ModelFault, match="context_exhausted"):
                 await client.complete(long, **options)

@@ -72,6 +72,7 @@ class World:
         strategy: str = "direct",
         sample: int = 0,
         logprob: float | None = None,
+        stated: str | None = None,
         completion: str = CODE,
         evidence: dict[str, Any] | None = None,
         details: dict[str, float] | None = None,
@@ -88,6 +89,7 @@ class World:
                 completion=completion,
                 finish_reason="stop",
                 mean_logprob=logprob,
+                confidence_completion=stated,
             )
         )
         score = LayerScores(

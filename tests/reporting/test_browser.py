@@ -80,6 +80,7 @@ def small_report(make_world, num_servers=6):
             "arguments": {"add": {"a": "value"}},
             "unit_tests": [TEST, {**TEST, "score": 1.0}],
             "capabilities": [{"kind": "files", "line": 2, "what": "open", "authorised": False}],
+            "judged": [{"tool": "add_one", "within": False, "reason": "It <b>guesses</b>."}],
         }
         world.add(
             slug, "trained", dict.fromkeys(FIGURES, value), evidence=evidence, completion=CODE
@@ -125,6 +126,7 @@ def test_a_server_opens_with_its_code_tools_tests_and_capabilities(make_world, o
     assert drawer.locator(".code .tk", has_text="return").count() == 1
     assert drawer.locator(".code .tc").inner_text() == "# <b>note</b>"
     assert "a → value" in drawer.inner_text()
+    assert "beyond add_one It <b>guesses</b>." in drawer.inner_text()
     drawer.locator(".test summary").first.click()
     diff = drawer.locator(".diff").first
     assert diff.locator(".del").inner_text() == '-   "total": 2,'

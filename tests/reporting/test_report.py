@@ -1,8 +1,11 @@
 """report.json and the table: the benchmark is the denominator, and nothing drops out."""
 
+import contextlib
 import json
+import random
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -280,6 +283,34 @@ def test_confidence_is_held_against_the_outcome(make_world):
     assert (row["auroc"], row["spearman"], row["num_passed"]) == (1.0, 1.0, 2)
 
 
+def test_a_stated_probability_stands_beside_the_log_probability_and_no_answer_is_no_half(
+    make_world,
+):
+    world = make_world(5)
+    said = ["90%", "0.5", "0.7", "0.6", "I cannot say"]
+    for slug, value, words in zip(world.slugs, [0.0, 0.2, 0.8, 1.0, 1.0], said, strict=True):
+        scored = FigureScore(value=value, outcome=Outcome.SCORED)
+        world.add(slug, "trained", {"compliance": scored, "launch": scored}, stated=words)
+    summary = report.report_run(world.recipe(score={"layers": ["L1"]}), world.written())
+    [row] = [r for r in summary.extra["alignments"] if r["figure"] == "launch"]
+    assert row["signal"] == "stated_probability"
+    assert (row["num_predictions"], row["num_not_stated"], row["num_passed"]) == (4, 1, 2)
+    assert row["auroc"] == 0.5
+    assert row["spearman"] == pytest.approx(-0.4)
+    page = (world.out / "report.html").read_text()
+    assert "<td>stated probability</td>" in page
+
+
+def test_a_model_that_never_states_its_confidence_is_shown_as_such(make_world):
+    world = make_world(3)
+    for slug in world.slugs:
+        scored = FigureScore(value=1.0, outcome=Outcome.SCORED)
+        world.add(slug, "trained", {"compliance": scored, "launch": scored}, stated="")
+    summary = report.report_run(world.recipe(score={"layers": ["L1"]}), world.written())
+    row = summary.extra["alignments"][0]
+    assert (row["num_predictions"], row["num_not_stated"], row["auroc"]) == (0, 3, None)
+
+
 def test_the_oracle_gap_is_what_the_gold_schema_would_add(make_world):
     world = make_world(3)
     for slug in world.slugs:
@@ -417,3 +448,80 @@ def test_an_installation_without_the_published_file_says_so_in_the_report(
     summary = report.report_run(world.recipe(), world.written())
     assert summary.extra["published"] == []
     assert any("No published rows" in note for note in summary.extra["notes"])
+
+
+def judged_world(make_world, **details):
+    world = make_world(4)
+    for slug in world.slugs:
+        value = FigureScore(value=0.5, outcome=Outcome.SCORED)
+        figures = dict.fromkeys(("compliance", "launch", "capability_boundary"), value)
+        evidence = {"judged": [{"tool": "add", "within": False, "reason": "<b>It guesses.</b>"}]}
+        world.add(slug, "trained", figures, details=details, evidence=evidence)
+    return world
+
+
+def test_the_judges_column_stands_apart_and_changes_no_figure(make_world):
+    layers = {"layers": ["L1", "L3"]}
+    world = judged_world(make_world, boundary_judged=0.25)
+    run = world.written()
+    write_json(run.provenance, {"score": {"judge": "judge-8b", "agent": None}})
+    summary = report.report_run(world.recipe(score=layers), run)
+    assert summary.groups[0].figures["capability_boundary"].mean_all == 0.5
+    page = run.report_html.read_text()
+    assert page.count("Boundary, LLM judge") == 1
+    assert '<td class="num judged">0.250<span class="range">4 judged</span></td>' in page
+    assert any("LLM judge (judge-8b)" in note for note in summary.extra["notes"])
+
+
+def test_without_a_judge_there_is_no_such_column(make_world):
+    world = judged_world(make_world)
+    run = world.written()
+    report.report_run(world.recipe(score={"layers": ["L1", "L3"]}), run)
+    assert "LLM judge</th>" not in run.report_html.read_text()
+
+
+def test_a_judge_that_did_not_answer_is_open_and_not_zero(make_world):
+    world = judged_world(make_world, boundary_judged=0.25)
+    owed = world.scores[0]
+    world.scores[0] = owed.model_copy(update={"details": {"boundary_judged_fault": "down"}})
+    summary = report.report_run(world.recipe(score={"layers": ["L1", "L3"]}), world.written())
+    [side] = [row for row in summary.extra["side_figures"] if row["name"] == "boundary_judged"]
+    assert (side["mean_all"], side["mean_reached"], side["num_reached"]) == (None, 0.25, 3)
+
+
+def test_task_utility_by_an_agent_is_marked_as_rated_by_a_judge(make_world):
+    world = make_world(2)
+    for slug in world.slugs:
+        world.scored(slug)
+    run = world.written()
+    write_json(run.provenance, {"score": {"judge": "judge-8b", "agent": {"solver": "judge-8b"}}})
+    report.report_run(world.recipe(), run)
+    assert '<span class="tag">LLM-rated</span>' in run.report_html.read_text()
+
+
+def test_killed_at_random_moments_and_written_again_gives_the_same_bytes(make_world):
+    """And a report that is there is whole, at every moment."""
+    world = make_world(40)
+    for slug in world.slugs:
+        world.scored(slug, ut_hard=0.5)
+    run = world.written()
+    line = [sys.executable, "-m", "toolgenesis_sft.cli", "report"]
+    line += ["--benchmark", str(world.benchmark), "--out", str(run.root)]
+    started = time.monotonic()
+    subprocess.run(line, check=True, capture_output=True)
+    whole_s = time.monotonic() - started
+    files = (run.report_json, run.report_html)
+    whole = [path.read_bytes() for path in files]
+    chance = random.Random(7)
+    for _ in range(6):
+        for path in files:
+            path.unlink(missing_ok=True)
+        child = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(chance.uniform(0.5, 1.0) * whole_s)
+        child.kill()
+        child.wait()
+        for path, content in zip(files, whole, strict=True):
+            assert not path.exists() or path.read_bytes() == content
+    subprocess.run(line, check=True, capture_output=True)
+    assert [path.read_bytes() for path in files] == whole

@@ -24,8 +24,8 @@ from toolgenesis_sft.errors import HarnessFault, Outcome, UserError
 from toolgenesis_sft.records import FIGURES, LayerScores, ServerPrediction
 from toolgenesis_sft.runs import read_records
 from toolgenesis_sft.scoring.job import ScoreJob
-from toolgenesis_sft.scoring.pool import presentable
-from toolgenesis_sft.scoring.score import score_predictions
+from toolgenesis_sft.scoring.score import claimed, score_predictions
+from toolgenesis_sft.scoring.worker import presentable
 
 SLUGS = ("envelope-budget", "gpa-planner", "temperature-scales")
 FAST: dict[str, Any] = {"layers": ("L1",), "launch_attempts": 1, "workers": 1}
@@ -231,6 +231,82 @@ def test_what_stays_unscored_is_a_harness_fault_and_not_a_zero(
     assert {f.value for record in result.records for f in record.figures.values()} == {None}
 
 
+# --- shards ----------------------------------------------------------------------------------
+
+
+def test_shards_put_together_give_the_bytes_of_one_job(launched: Scored, tmp_path: Path) -> None:
+    """Whatever their order; the last call scores nothing, it only puts together."""
+    scored = launched.afresh(tmp_path)
+    for shard in ("2/2", "1/2"):
+        with pytest.raises(FileNotFoundError):  # no scores.jsonl before all is together
+            scored.run(**FAST, shard=shard)
+    parts = [read_records(scored.out / f"scores_{k}_of_2.jsonl", LayerScores) for k in (1, 2)]
+    assert [[record.slug for record in part] for part in parts] == [
+        [SLUGS[0], SLUGS[2]],
+        [SLUGS[1]],
+    ]
+    before = {path: path.stat().st_mtime_ns for path in finished(scored.out)}
+    assert scored.run(**FAST) == launched.scores
+    assert {path: path.stat().st_mtime_ns for path in finished(scored.out)} == before
+    assert not list(scored.out.glob("scores_*"))
+    assert "score" in json.loads((scored.out / "provenance.json").read_bytes())
+
+
+def test_a_missing_shard_is_scored_by_the_run_that_puts_them_together(
+    launched: Scored, tmp_path: Path
+) -> None:
+    scored = launched.afresh(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        scored.run(**FAST, shard="1/2")
+    assert scored.run(**FAST) == launched.scores
+
+
+def test_samples_of_a_server_are_in_one_shard(launched: Scored) -> None:
+    slugs = ["c", "a", "b", "a", "c", "b", "d"]
+    order = {("m", "direct", slug, index): "" for index, slug in enumerate(slugs)}
+    shares = []
+    for shard in ("1/3", "2/3", "3/3"):
+        settings = Score(shard=shard)
+        job = ScoreJob.of_folder(launched.benchmark, launched.predictions, launched.out, settings)
+        shares.append([key[3] for key in job.share(order)])
+    assert shares == [[0, 4, 6], [1, 3], [2, 5]]
+
+
+def test_shards_work_side_by_side_and_nobody_puts_them_together_meanwhile(
+    launched: Scored, tmp_path: Path
+) -> None:
+    scored = launched.afresh(tmp_path)
+
+    def job(shard: str | None) -> ScoreJob:
+        settings = Score(**FAST, shard=shard)
+        return ScoreJob.of_folder(scored.benchmark, scored.predictions, scored.out, settings)
+
+    with claimed(job("1/2")):
+        with claimed(job("2/2")):
+            pass
+        for other in ("1/2", None):
+            with pytest.raises(UserError, match="is writing here"):
+                score_predictions(job(other))
+
+
+def test_a_killed_shard_is_resumed(two_layers: Scored, tmp_path: Path) -> None:
+    """As Slurm does it that requeues a task whose node died."""
+    settings = {"layers": ("L1", "L2"), "workers": 1}
+    killed = two_layers.afresh(tmp_path)
+    job = ScoreJob.of_folder(
+        killed.benchmark, killed.predictions, killed.out, Score(**settings, shard="1/2")
+    )
+    child = multiprocessing.get_context("fork").Process(target=score_predictions, args=(job,))
+    child.start()
+    while child.is_alive() and not finished(killed.out):
+        time.sleep(0.02)
+    child.kill()
+    child.join()
+    score_predictions(job)
+    assert len(read_records(job.scores, LayerScores)) == 2
+    assert killed.run(**settings) == two_layers.scores
+
+
 # --- interruptions ---------------------------------------------------------------------------
 
 
@@ -369,7 +445,7 @@ import resource, sys
 from pathlib import Path
 from toolgenesis_sft.config import Score
 from toolgenesis_sft.scoring.job import ScoreJob
-from toolgenesis_sft.scoring.score import score_predictions
+from toolgenesis_sft.scoring.score import claimed, score_predictions
 
 benchmark, predictions, out = map(Path, sys.argv[1:])
 settings = Score(layers=("L1",), workers=1)

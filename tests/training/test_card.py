@@ -10,7 +10,7 @@ from toolgenesis_sft.records import FIGURES, TRAINED, FigureSummary, GroupSummar
 from toolgenesis_sft.runs import COMPLETE, RunFolder, model_digest, sha256_file, write_text
 from toolgenesis_sft.training.card import (
     CARD_FILE,
-    LAYERS,
+    HEADS,
     ExportMarker,
     loss_table,
     read_marker,
@@ -82,11 +82,14 @@ def test_after_a_report_the_card_has_the_figures_of_four_layers(
     )
     text = card(recipe, run)
     assert "profile `strict`" in text
-    assert "| L1 compliance | L1 launch | L2 schema f1 | L2 ut soft | L2 ut hard | L3 capab" in text
+    assert (
+        "| L1 compliance | L1 launch | L2 schema F1 | L2 UT soft | L2 UT hard | L3 boundary |"
+        in text
+    )
     assert "| trained | direct | held out | 9 | 0.125 |" in text
     assert "| trained | direct | train (memorised) | 9 | 1.000 |" in text
     assert "| before training | direct | held out | 9 | 0.000 |" in text
-    assert "task utility" not in text, "a figure that nobody scored"
+    assert "L4" not in text, "a figure that nobody scored"
     assert "other/model" not in text, "not this model's card"
     assert text.index("## Loss") < text.index("## Scores") < text.index("## Provenance")
 
@@ -119,7 +122,8 @@ def test_without_a_whole_export_there_is_no_card(tiny: Tiny, marker: str | None)
 
 
 def test_every_figure_has_its_layer() -> None:
-    assert len(LAYERS) == len(FIGURES)
+    assert tuple(HEADS) == FIGURES
+    assert all(head[:2] in ("L1", "L2", "L3", "L4") for head in HEADS.values())
 
 
 def test_our_loss_stands_beside_the_published_one_at_its_steps() -> None:

@@ -1,5 +1,6 @@
 """How `train` starts its launcher and what it makes of the end."""
 
+import json
 import os
 import signal
 import sys
@@ -123,6 +124,25 @@ def test_without_data_training_says_what_to_run(tiny: Tiny) -> None:
     (tiny[1].data / "manifest.json").unlink()
     with pytest.raises(UserError, match="toolgenesis-sft build"):
         launch.train(tiny[0], (), tiny[1])
+
+
+@pytest.mark.parametrize(
+    ("roles", "says"),
+    [
+        (("assistant",), "message 1 has the role assistant, expected system or user"),
+        (("user",), "the last message must be an assistant's"),
+    ],
+)
+def test_data_that_cannot_be_learnt_is_refused_before_any_rank_starts(
+    tiny: Tiny, roles: tuple[str, ...], says: str
+) -> None:
+    messages = [{"role": role, "content": "text"} for role in roles]
+    line = {"id": "odd", "messages": messages, "source": "test", "licence": "MIT"}
+    with (tiny[1].data / "train.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=f"line 9 = odd: .*{says}"):
+        launch.train(tiny[0], (), tiny[1])
+    assert not (tiny[1].root / "logs").exists()
 
 
 def test_two_trainings_of_one_run_are_refused(tiny: Tiny) -> None:

@@ -22,6 +22,9 @@ LAYOUTS = {
     "2 ranks x 4 rows": (2, 4, ("train.packing=false",)),
     "1 rank x 1 packed row": (1, 1, ("train.max_row_tokens=1024",)),
     "2 ranks x 1 packed row": (2, 1, ("train.max_row_tokens=1024",)),
+    "1 rank x 4 rows": (1, 4, ("train.max_row_tokens=160", "data.max_tokens=160")),
+    "2 ranks x 2 rows": (2, 2, ("train.max_row_tokens=160", "data.max_tokens=160")),
+    "2 ranks, logits in chunks": (2, 1, ("train.max_row_tokens=1024", "train.loss_chunk_tokens=7")),
     "3 ranks, one with an empty row": (3, 3, ("train.packing=false",)),
 }
 
@@ -80,6 +83,12 @@ def test_gradients_do_not_depend_on_accumulation_packing_or_ranks(
     assert found["gradients"].keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found["gradients"][name], gradient, rtol=0, atol=1e-6)
+    # Each rank holds a share of the weights, padded to whole elements.
+    total = sum(gradient.numel() for gradient in expected.values())
+    assert found["num_held"] == pytest.approx(total / num_processes, abs=len(expected))
+    # A gradient that is not finite stops the step before it touches a weight.
+    assert found["fault"].startswith("gradient norm is not finite: at step 1, samples sample-0,")
+    assert found["weights_unchanged"]
 
 
 def test_what_is_not_finite_is_named_once_and_counted() -> None:

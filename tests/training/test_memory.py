@@ -40,6 +40,13 @@ def test_offloaded_states_move_to_the_host() -> None:
     assert there.total == pytest.approx(here.total - here.optimizer, abs=0.02)
 
 
+def test_a_save_in_the_background_takes_its_copy_from_the_hosts_memory() -> None:
+    train = Train(async_save=True)
+    memory = memory_per_gpu(QWEN3_8B, train, num_gpus=8)
+    assert memory.host == pytest.approx(checkpoint_gib(QWEN3_8B, train) / 8, abs=0.01)
+    assert memory.total == memory_per_gpu(QWEN3_8B, Train(), num_gpus=8).total
+
+
 def test_what_does_not_fit_comes_with_settings_that_do() -> None:
     refused = fit(QWEN3_8B, Train(), num_gpus=1, gpu_gb=141)
     assert not refused.fits

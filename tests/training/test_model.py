@@ -4,11 +4,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch._dynamo.utils import counters
 
 from toolgenesis_sft.config import Train, load_recipe
 from toolgenesis_sft.errors import HarnessFault, UserError
@@ -18,6 +20,7 @@ from toolgenesis_sft.training.loss import UNSUPERVISED
 from toolgenesis_sft.training.model import (
     PackedCausalLM,
     check_first_loss,
+    compile_layers,
     load_model,
     write_base_model,
 )
@@ -103,6 +106,35 @@ def test_compiled_layers_yield_the_same_losses(tiny: Tiny) -> None:
     plain = base_model(tiny)(**row.inputs(CPU))
     compiled = base_model(tiny, "train.compile=true")(**row.inputs(CPU))
     torch.testing.assert_close(plain, compiled, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_all_layers_share_their_graphs_even_where_attention_reads_a_layers_number() -> None:
+    def numbered(module: torch.nn.Module, *parts: torch.Tensor, **_: object) -> tuple[Any, None]:
+        out = torch.nn.functional.scaled_dot_product_attention(*parts[:3], is_causal=True)
+        return out.transpose(1, 2) + 0 * module.layer_idx, None
+
+    transformers.AttentionInterface.register("numbered", numbered)
+    num_graphs = {}
+    for num_layers in (4, 10):  # 10 is more than torch compiles by default
+        torch._dynamo.reset()
+        counters["stats"].clear()
+        config = transformers.Qwen3Config(
+            vocab_size=300,
+            hidden_size=32,
+            num_hidden_layers=num_layers,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=16,
+            intermediate_size=64,
+        )
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation="numbered"
+        )
+        compile_layers(model)
+        model.get_decoder()(input_ids=torch.zeros((1, 5), dtype=torch.int64), use_cache=False)
+        num_graphs[num_layers] = counters["stats"]["unique_graphs"]
+    assert 0 < num_graphs[4] == num_graphs[10]
 
 
 def test_the_random_model_is_a_function_of_the_seed(

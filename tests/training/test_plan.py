@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from toolgenesis_sft.cli import main
 from toolgenesis_sft.config import load_recipe
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import ChatSample, Message
@@ -91,6 +92,44 @@ def test_built_data_goes_before_what_the_recipe_expects(tmp_path: Path) -> None:
 def test_no_data_and_no_expectation_is_refused_with_both_ways_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"toolgenesis-sft build.*data\.expected_num_samples"):
         plan_of(TINY, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.global_batch_size=0", "train.global_batch_size = 0"),
+        ("train.epohcs=3", "did you mean train.epochs?"),
+        ("train.batch_unit=tokens", "train.global_batch_size in tokens must hold a row"),
+        ("model.name_or_path=nobody/nothing", "its size is not known here"),
+        ("data.expected_num_samples=null", "run `toolgenesis-sft build` first"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line_and_exit_code_2(
+    override: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", str(QWEN3_8B), override, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert says in captured.err
+
+
+def test_data_that_cannot_be_learnt_is_not_planned_with(tmp_path: Path) -> None:
+    run = built(tmp_path, 3)
+    with (run.data / "train.jsonl").open("a") as file:
+        file.write('{"id": "odd"}\n')
+    with pytest.raises(UserError, match=r"train\.jsonl: line 4"):
+        make_plan(load_recipe(TINY), run)
+
+
+def test_without_data_the_plan_says_what_it_assumes(tmp_path: Path) -> None:
+    [said, *_] = plan_of(QWEN3_8B, tmp_path).warnings
+    assert "no data is built: 2496 samples (data.expected_num_samples)" in said
 
 
 def test_all_eight_sizes_of_cluster_are_judged(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from toolgenesis_sft.client import Completion, ModelClient
+from toolgenesis_sft.chat_protocol import Completion
+from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Score
 from toolgenesis_sft.errors import ModelFault
-from toolgenesis_sft.generation.request import Request
+from toolgenesis_sft.generation.request import NO_ROOM, Request
 from toolgenesis_sft.prompts import (
+    NO_ANSWER,
     TrialCall,
     agent_messages,
     agent_report,
@@ -50,11 +52,22 @@ class Reach(NamedTuple):
     num_calls_passed: int
 
 
+NOWHERE = Reach(False, 0, 0)
+
+
+class Attempt(NamedTuple):
+    """One version of a server: how far it got, and the talk that it answers."""
+
+    reach: Reach
+    answer: Completion
+    asked: tuple[Message, ...]
+
+
 @dataclass
 class Trial:
     """What happened to one version of a server."""
 
-    reach: Reach = field(default_factory=lambda: Reach(False, 0, 0))
+    reach: Reach = NOWHERE
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -109,30 +122,28 @@ async def coder_agent(
     schema = schema_text(tools) if tools else spent[0].text
     talk = list(agent_messages(request.scenario, schema))
     calls: tuple[TrialCall, ...] = ()
-    best: tuple[Reach, Completion] | None = None
+    best: Attempt | None = None
     for _ in range(settings.max_turns):
-        try:
-            answer = await request.ask(client, talk)
-        except ModelFault:
-            if best is None:
-                raise
-            break  # the talk has outgrown the context; what was written before still counts
+        answer = await request.ask(client, talk)
+        if answer is NO_ROOM:  # the talk has outgrown the context: what was written before counts
+            best = best or Attempt(NOWHERE, answer, tuple(talk))
+            break
         spent.append(answer)
-        talk.append(Message(role="assistant", content=answer.text))
         calls = parse_trial_calls(answer.text) or calls
         trial = await workshop.try_out(answer, tools, calls)
-        if best is None or trial.reach >= best[0]:
-            best = (trial.reach, answer)
+        if best is None or trial.reach >= best.reach:
+            best = Attempt(trial.reach, answer, asked=tuple(talk))
+        talk.append(Message(role="assistant", content=answer.text or NO_ANSWER))
         num_tokens = sum(completion.num_completion_tokens for completion in spent)
         late = time.monotonic() - started > settings.max_agent_s
         if trial.passed or late or num_tokens >= settings.max_agent_tokens:
             break
         talk.append(agent_report(trial.report))
     assert best is not None
-    final = best[1]
     return request.prediction(
-        final,
-        before=[completion for completion in spent if completion is not final],
+        best.answer,
+        before=[completion for completion in spent if completion is not best.answer],
+        confidence=await request.ask_confidence(client, best.asked, best.answer),
         schema_completion=spent[0].text,
         turns=(*asked, Message(role="assistant", content=spent[0].text), *talk),
     )

@@ -17,7 +17,10 @@ from toolgenesis_sft.records import ServerPrediction, ToolSchema
 
 async def direct(client: ModelClient, request: Request) -> ServerPrediction:
     """The model card's single prompt."""
-    return request.prediction(await request.ask(client, direct_messages(request.scenario)))
+    asked = direct_messages(request.scenario)
+    answer = await request.ask(client, asked)
+    confidence = await request.ask_confidence(client, asked, answer)
+    return request.prediction(answer, confidence=confidence)
 
 
 async def direct_two_calls(client: ModelClient, request: Request) -> ServerPrediction:
@@ -28,8 +31,12 @@ async def direct_two_calls(client: ModelClient, request: Request) -> ServerPredi
     first = await request.ask(client, schema_messages(request.scenario))
     tools = schema_tools(parse_schema(first.text))
     schema = schema_text(tools) if tools else first.text
-    second = await request.ask(client, schema_to_server_messages(request.scenario, schema))
-    return request.prediction(second, before=(first,), schema_completion=first.text)
+    asked = schema_to_server_messages(request.scenario, schema)
+    second = await request.ask(client, asked)
+    confidence = await request.ask_confidence(client, asked, second)
+    return request.prediction(
+        second, before=(first,), confidence=confidence, schema_completion=first.text
+    )
 
 
 async def oracle(
@@ -37,5 +44,7 @@ async def oracle(
 ) -> ServerPrediction:
     """The code alone, from the benchmark's own schema: what is lost to design, and what to code."""
     schema = schema_text(gold_tools)
-    answer = await request.ask(client, schema_to_server_messages(request.scenario, schema))
-    return request.prediction(answer, schema_completion=schema)
+    asked = schema_to_server_messages(request.scenario, schema)
+    answer = await request.ask(client, asked)
+    confidence = await request.ask_confidence(client, asked, answer)
+    return request.prediction(answer, confidence=confidence, schema_completion=schema)

@@ -16,12 +16,13 @@ from pathlib import Path
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark, load_gold_schemas
 from toolgenesis_sft.client import HOPELESS, ModelClient
 from toolgenesis_sft.config import Recipe, resolve_path, server_python
-from toolgenesis_sft.errors import HarnessFault, ModelFault, UserError
+from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
 from toolgenesis_sft.generation.direct import direct, direct_two_calls, oracle
-from toolgenesis_sft.generation.engine import Engine, open_engines
+from toolgenesis_sft.generation.engine import open_engines
 from toolgenesis_sft.generation.models import AskedModel, asked_models, refuse_other_checkpoints
 from toolgenesis_sft.generation.request import Key, Request
+from toolgenesis_sft.generation.server import Engine
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.records import (
     ChatSample,
@@ -175,7 +176,7 @@ class Session:
                 try:
                     prediction = await self._answer(client, engine, request, restarting)
                 except HarnessFault as fault:
-                    if fault.kind in HOPELESS or fault.kind == "engine_died":
+                    if ends_the_stage(fault, client):
                         hopeless.append(for_the_user(fault, engine))
                         return
                     unanswered.append(f"{request.scenario.slug} ({fault})")
@@ -209,14 +210,10 @@ class Session:
             restarts = engine.num_restarts
             try:
                 return await self._by_strategy(client, request)
-            except ModelFault:
-                return request.out_of_context()
             except HarnessFault as fault:
-                if fault.kind != "endpoint_unreachable":
-                    raise
                 async with restarting:
                     if engine.num_restarts == restarts:  # else another worker has seen to it
-                        if not await asyncio.to_thread(engine.died):
+                        if not await asyncio.to_thread(engine.died_of, fault):
                             raise
                         await asyncio.to_thread(engine.restart)
 
@@ -232,6 +229,14 @@ class Session:
                 assert self.workshop is not None
                 return await coder_agent(client, request, self.workshop)
         raise AssertionError(request.strategy)
+
+
+def ends_the_stage(fault: HarnessFault, client: ModelClient) -> bool:
+    """Whether every later request would meet this fault too. A refusal after others were answered
+    is about that request alone: a provider's filter refuses single prompts."""
+    if fault.kind == "request_refused" and client.usage.num_answers:
+        return False
+    return fault.kind in HOPELESS or fault.kind == "engine_died"
 
 
 def for_the_user(fault: HarnessFault, engine: Engine) -> HarnessFault | UserError:

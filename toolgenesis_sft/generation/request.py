@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolgenesis_sft.client import Completion, ModelClient
+from toolgenesis_sft.chat_protocol import Completion
+from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Generate
+from toolgenesis_sft.errors import ModelFault
+from toolgenesis_sft.prompts import confidence_question
 from toolgenesis_sft.records import Message, Scenario, ServerPrediction, Strategy
 
 Key = tuple[str, str, str, int]
+NO_ROOM = Completion("", (), "length", 0, 0, 0.0)  # of a model whose context is exhausted
 
 
 @dataclass(frozen=True)
@@ -30,26 +34,43 @@ class Request:
         return self.settings.seed + self.sample_index
 
     async def ask(self, client: ModelClient, messages: Sequence[Message]) -> Completion:
-        """One completion with the recipe's sampling and this sample's seed."""
-        return await client.complete(
-            messages,
-            max_tokens=self.settings.max_tokens,
-            temperature=self.settings.temperature,
-            seed=self.seed,
-            logprobs=True,
-        )
+        """One completion with the recipe's sampling and this sample's seed. Messages that leave
+        no room for an answer give NO_ROOM, an empty answer that was cut: that is the model's."""
+        try:
+            return await client.complete(
+                messages,
+                max_tokens=self.settings.max_tokens,
+                temperature=self.settings.temperature,
+                seed=self.seed,
+                logprobs=True,
+            )
+        except ModelFault:
+            return NO_ROOM
+
+    async def ask_confidence(
+        self, client: ModelClient, messages: Sequence[Message], answer: Completion
+    ) -> Completion | None:
+        """How sure the model is of its answer to these messages; None where the recipe does not
+        want to know. Of an empty answer nothing is asked: nothing is stated."""
+        if not self.settings.stated_confidence:
+            return None
+        if not answer.text:
+            return NO_ROOM
+        said = Message(role="assistant", content=answer.text)
+        return await self.ask(client, (*messages, said, confidence_question()))
 
     def prediction(
         self,
         final: Completion,
         *,
         before: Sequence[Completion] = (),
+        confidence: Completion | None = None,
         schema_completion: str | None = None,
         turns: Sequence[Message] = (),
     ) -> ServerPrediction:
-        """The record: `final` holds the code, `before` are the calls that led to it. Tokens and
-        seconds are those of all calls."""
-        calls = (*before, final)
+        """The record: `final` holds the code, `before` are the calls that led to it, `confidence`
+        came after it. Tokens and seconds are those of all calls."""
+        calls = (*before, final, *((confidence,) if confidence else ()))
         return ServerPrediction(
             slug=self.scenario.slug,
             model=self.model,
@@ -64,10 +85,6 @@ class Request:
             temperature=self.settings.temperature,
             seed=self.seed,
             mean_logprob=final.mean_logprob,
+            confidence_completion=confidence.text if confidence else None,
             turns=tuple(turns),
         )
-
-    def out_of_context(self) -> ServerPrediction:
-        """The model had no room to answer: an empty answer that was cut, which is the model's."""
-        nothing = Completion("", (), "length", 0, 0, 0.0)
-        return self.prediction(nothing)

@@ -209,6 +209,8 @@ def side_figures(study: Study) -> list[SideFigure]:
                     if isinstance(value, int | float):
                         reached.append(float(value))
                         counted.append(float(value))
+                    elif record is not None and f"{name}_fault" in record.details:
+                        counted.append(None)  # the judge did not answer: no fault of the server's
                     else:
                         counted.append(0.0 if stats.counted(score) is not None else None)
             if not reached:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from toolgenesis_sft.records import FIGURES, FigureName, GroupSummary, Json, RunReport
 from toolgenesis_sft.reporting import charts, evidence
 from toolgenesis_sft.reporting.analysis import Analysis
+from toolgenesis_sft.reporting.breakdown import SideFigure
 from toolgenesis_sft.reporting.study import LAYERS, Study
 from toolgenesis_sft.runs import write_text
 
@@ -86,7 +87,19 @@ def render(study: Study, report: RunReport, analysis: Analysis) -> str:
             {slug: packed(shown) for slug, shown in evidence.scenario_detail(study).items()}
         ),
         num_rows=len(details),
+        judged=judged(analysis),
+        key_of=group_key,
+        rated_by_judge=bool(report.provenance.get("score", {}).get("agent")),
     )
+
+
+def judged(analysis: Analysis) -> dict[str, SideFigure]:
+    """The LLM judge's column of the capability boundary, by the key of its row."""
+    return {
+        f"{side.model}/{side.strategy}/{side.scenarios}": side
+        for side in analysis.side_figures
+        if side.name == "boundary_judged"
+    }
 
 
 def render_template(name: str, script: str | None, **context: object) -> str:

@@ -24,6 +24,7 @@ from toolgenesis_sft.reporting.published import PublishedRow, published_rows
 from toolgenesis_sft.reporting.study import Contestant, ScenarioSet, Study, study_folder, study_run
 from toolgenesis_sft.reporting.values import Values, mean_over, server_values
 from toolgenesis_sft.runs import RunFolder, add_provenance, read_json, sha256_file, write_json
+from toolgenesis_sft.tracking import track_report
 
 SHORT: dict[FigureName, str] = {
     "compliance": "compliance",
@@ -49,7 +50,9 @@ WIDE_COLUMNS = NAME_CHARS + 4 + 12 * len(FIGURES)
 
 def report_run(recipe: Recipe, run: RunFolder) -> RunReport:
     """Write report.json and report.html of a run. Raises UserError before generate and score."""
-    return _write(study_run(recipe, run), recipe.report)
+    report = _write(study_run(recipe, run), recipe.report)
+    track_report(recipe, run, report)
+    return report
 
 
 def report_folder(benchmark: Path, out: Path, settings: Report) -> RunReport:
@@ -225,6 +228,17 @@ def notes(study: Study, groups: tuple[GroupSummary, ...]) -> list[str]:
         " benchmark and are not in its n."
         for figure, count in _not_applicable(study).items()
     ]
+    scored_with = study.provenance.get("score", {})
+    if scored_with.get("judge"):
+        lines.append(
+            f"The LLM judge ({scored_with['judge']}) has a column of its own for the capability"
+            " boundary. It is an opinion beside the figures and no part of them."
+        )
+    if scored_with.get("agent"):
+        lines.append(
+            "Task utility is an agent's success as an LLM judge rates it, against the same agent"
+            " with the reference server; two scorings of one run may differ."
+        )
     if study.left_out:
         lines.append(
             f"Scores of {len(study.left_out)} scenarios that were not asked for are left out:"

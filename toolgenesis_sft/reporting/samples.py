@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 
-from toolgenesis_sft.records import FigureName
+from toolgenesis_sft.prompts import parse_confidence
+from toolgenesis_sft.records import FigureName, ServerPrediction
 from toolgenesis_sft.reporting import stats
 from toolgenesis_sft.reporting.study import Study
 from toolgenesis_sft.reporting.values import Row, groups, row_of
@@ -17,11 +21,22 @@ class PassAtK(Row):
     pass_hat_k: dict[int, float]
 
 
+Signal = Literal["mean_logprob", "stated_probability"]
+SIGNALS: dict[Signal, Callable[[ServerPrediction], float | None]] = {
+    "mean_logprob": lambda prediction: prediction.mean_logprob,
+    "stated_probability": lambda prediction: parse_confidence(prediction.confidence_completion),
+}
+
+
 class Alignment(Row):
-    """The model's confidence (mean log-probability of its answer) against what came out."""
+    """The model's confidence (mean log-probability of its answer, or the probability it stated)
+    against what came out. `num_not_stated` predictions were asked, and stated no probability;
+    they are not among the `num_predictions`."""
 
     figure: FigureName
+    signal: Signal
     num_predictions: int
+    num_not_stated: int
     num_passed: int
     auroc: float | None
     spearman: float | None
@@ -67,33 +82,43 @@ def passes_at_k(study: Study) -> list[PassAtK]:
 
 def alignments(study: Study) -> list[Alignment]:
     """AUROC of the model's confidence for `figure >= stats.PASS`, and its rank correlation with
-    the figure. Only predictions whose engine gave log-probabilities take part."""
+    the figure. Only predictions that carry the signal take part: engines may give no
+    log-probabilities, and recipes may ask for no probability."""
     rows = []
     for contestant, scenarios, slugs in groups(study):
         for figure in study.figures:
-            pairs = [
-                (prediction.mean_logprob, value)
+            counted = [
+                (prediction, value)
                 for slug in slugs
                 if study.applies(slug, figure)
                 for sample, score in enumerate(study.figure(contestant, slug, figure))
                 if (prediction := study.predictions.get((*contestant, slug, sample))) is not None
-                and prediction.mean_logprob is not None
                 and (value := stats.counted(score)) is not None
             ]
-            if len(pairs) < 2:
-                continue
-            confidence, value = np.array(pairs).T
-            passed = value >= stats.PASS
-            rows.append(
-                Alignment.model_validate(
-                    {
-                        **row_of(contestant, scenarios),
-                        "figure": figure,
-                        "num_predictions": len(pairs),
-                        "num_passed": int(passed.sum()),
-                        "auroc": stats.auroc(confidence, passed),
-                        "spearman": stats.spearman(confidence, value),
-                    }
+            num_asked = sum(made.confidence_completion is not None for made, _ in counted)
+            for signal, read in SIGNALS.items():
+                pairs = [
+                    (confidence, value)
+                    for prediction, value in counted
+                    if (confidence := read(prediction)) is not None
+                ]
+                asked = num_asked if signal == "stated_probability" else len(pairs)
+                if asked < 2:
+                    continue
+                signals, values = np.array(pairs, dtype=float).reshape(-1, 2).T
+                passed = values >= stats.PASS
+                rows.append(
+                    Alignment.model_validate(
+                        {
+                            **row_of(contestant, scenarios),
+                            "figure": figure,
+                            "signal": signal,
+                            "num_predictions": len(pairs),
+                            "num_not_stated": asked - len(pairs),
+                            "num_passed": int(passed.sum()),
+                            "auroc": stats.auroc(signals, passed),
+                            "spearman": stats.spearman(signals, values),
+                        }
+                    )
                 )
-            )
     return rows

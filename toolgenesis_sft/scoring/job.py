@@ -33,6 +33,24 @@ class ScoreJob:
     complete: bool
     """Whether the predictions are a whole submission: a server without one is then a zero."""
 
+    @property
+    def scores(self) -> Path:
+        """Where this job appends: a shard has a file of its own, until all are put together."""
+        if self.settings.shard is None:
+            return self.run.scores
+        return self.run.root / f"scores_{self.settings.shard.replace('/', '_of_')}.jsonl"
+
+    def shards(self) -> list[Path]:
+        return sorted(self.run.root.glob("scores_*_of_*.jsonl"))
+
+    def share(self, order: dict[Key, str]) -> dict[Key, str]:
+        """The part of the predictions that is this job's; a server is never split."""
+        if self.settings.shard is None:
+            return order
+        first, step = map(int, self.settings.shard.split("/"))
+        slugs = set(list(dict.fromkeys(slug for _, _, slug, _ in order))[first - 1 :: step])
+        return {key: digest for key, digest in order.items() if key[2] in slugs}
+
     @classmethod
     def of_run(cls, recipe: Recipe, run: RunFolder) -> ScoreJob:
         """The predictions of a run; those that generation still owes are not scored."""

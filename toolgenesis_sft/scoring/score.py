@@ -1,22 +1,23 @@
-"""Score predictions over a worker pool: finished ones are appended, and never redone.
+"""Score predictions over workers: finished ones are appended, and never redone.
 
 scores.jsonl grows in the order in which servers finish and is put into the predictions' order
-at the end, so its bytes do not depend on the number of workers or on interruptions. score.json
+at the end, so its bytes do not depend on workers, machines, shards or interruptions. score.json
 beside it says what it was scored with; other settings want another folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from toolgenesis_sft.benchmark import load_answer_keys
-from toolgenesis_sft.config import server_python
+from toolgenesis_sft.config import Score, server_python
 from toolgenesis_sft.errors import HarnessFault, Outcome, UserError
 from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.progress import Progress
-from toolgenesis_sft.records import AnswerKey, Json, LayerScores
+from toolgenesis_sft.records import AnswerKey, Json, LayerScores, ServerPrediction
 from toolgenesis_sft.runs import (
     RunFolder,
     add_provenance,
@@ -28,59 +29,109 @@ from toolgenesis_sft.runs import (
     write_text,
 )
 from toolgenesis_sft.sandbox.jail import self_test
-from toolgenesis_sft.scoring import compat
+from toolgenesis_sft.scoring import compat, pool
 from toolgenesis_sft.scoring.examination import all_at_fault, figures_for
 from toolgenesis_sft.scoring.job import Key, ScoreJob, check_models, check_predictions, job_facts
-from toolgenesis_sft.scoring.pool import score_all
+from toolgenesis_sft.scoring.worker import Kit
+
+Executor = Callable[
+    [Kit, Iterator[ServerPrediction]], Generator[tuple[LayerScores, str], None, None]
+]
+"""Scores what it is given and yields records as they finish, each with a note for the terminal
+where scoring itself failed."""
 
 
 def score_predictions(job: ScoreJob) -> None:
     """Score what is not scored yet. Raises HarnessFault at the end if anything stayed unscored."""
     interpreter = server_python(job.settings.server_python)
     keys = load_answer_keys(job.benchmark.path)
-    order = check_predictions(job)
+    order = job.share(check_predictions(job))
     check_models(job, keys, order)
-    with job.run.locked("score"):
+    with claimed(job):
         facts = job_facts(job, keys, interpreter)
         claim_folder(job, facts)
-        mend_torn_line(job.run.scores)
-        scored = {
-            record.key: record
-            for record in read_records(job.run.scores, LayerScores)
-            if order.get(record.key) == record.prediction_digest and not fault_of_harness(record)
-        }
-        num_todo = len(order) - len(scored)
-        is_new = num_todo > 0 or not is_concluded(job.run)
+        mend_torn_line(job.scores)
+        scored = scored_before(job, order)
+        is_new = len(scored) < len(order) or not is_concluded(job.run)
         sandbox_facts = self_test(interpreter) if is_new else {}
-        todo = (
-            prediction
-            for prediction in read_predictions(job.predictions)
-            if prediction.key not in scored
-        )
-        with (
-            Progress("score", num_todo, "servers") as progress,
-            contextlib.closing(score_all(job, keys, interpreter, todo)) as finished,
-        ):
-            for record, note in finished:
-                append_record(job.run.scores, record)
-                scored[record.key] = record
-                progress.done(headline(record))
-                if note:
-                    print(f"score: {record.slug}: {note}", file=sys.stderr, flush=True)
+        score_the_rest(Kit.of(job, keys, interpreter), order, scored)
         records = [scored[key] for key in order]
-        if job.complete:
-            records += list(missing_records(job, keys, set(order)))
-        write_text(job.run.scores, "".join(record.to_line() for record in records))
-        if job.settings.profile == "tg-compat":
-            compat.write_results(records, job.run.root)
-        if is_new:
-            add_provenance(job.run, "score", {**facts, "sandbox": dict(sandbox_facts)})
+        is_whole = job.settings.shard is None
+        if is_whole and job.complete:
+            records += missing_records(job, keys, set(order))
+        write_text(job.scores, "".join(record.to_line() for record in records))
+        if is_whole:
+            for path in job.shards():
+                path.unlink()
+            if job.settings.profile == "tg-compat":
+                compat.write_results(records, job.run.root)
+            if is_new:
+                add_provenance(job.run, "score", {**facts, "sandbox": dict(sandbox_facts)})
     owed = [(record.slug, fault) for record in records if (fault := fault_of_harness(record))]
     if owed:
         slug, fault = owed[0]
         raise HarnessFault(
             "unscored", f"{len(owed)} of {len(records)} predictions, first {slug}: {fault}"
         )
+
+
+def score_the_rest(kit: Kit, order: dict[Key, str], scored: dict[Key, LayerScores]) -> None:
+    """Add to `scored`, and to the job's file, what of `order` is not in it yet."""
+    job = kit.job
+    todo = (
+        prediction
+        for prediction in read_predictions(job.predictions)
+        if prediction.key in order and prediction.key not in scored
+    )
+    score_all = executor(job.settings)
+    with (
+        Progress("score", len(order) - len(scored), "servers") as progress,
+        contextlib.closing(score_all(kit, todo)) as finished,
+    ):
+        for record, note in finished:
+            append_record(job.scores, record)
+            scored[record.key] = record
+            progress.done(headline(record))
+            if note:
+                print(f"score: {record.slug}: {note}", file=sys.stderr, flush=True)
+
+
+def executor(settings: Score) -> Executor:
+    """Where the workers are. Ray is a package that most people score without."""
+    if settings.executor == "local":
+        return pool.score_all
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "score.executor",
+            "ray",
+            "needs the package ray, which is not installed",
+            "pip install 'toolgenesis-sft[ray]', or set score.executor=local",
+        )
+    from toolgenesis_sft.scoring import on_ray
+
+    return on_ray.score_all
+
+
+@contextlib.contextmanager
+def claimed(job: ScoreJob) -> Iterator[None]:
+    """The folder is this job's; shards have it together, each with a file of its own."""
+    is_shard = job.settings.shard is not None
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(job.run.locked("score", shared=is_shard))
+        if is_shard:
+            locks.enter_context(job.run.locked(job.scores.stem))
+        yield
+
+
+def scored_before(job: ScoreJob, order: dict[Key, str]) -> dict[Key, LayerScores]:
+    """What this job need not score: here or in a shard, from the same prediction, without fault."""
+    files = {job.run.scores, job.scores, *job.shards()}
+    return {
+        record.key: record
+        for path in sorted(files)
+        for record in read_records(path, LayerScores)
+        if order.get(record.key) == record.prediction_digest and not fault_of_harness(record)
+    }
 
 
 def is_concluded(run: RunFolder) -> bool:

@@ -78,6 +78,7 @@ def train(
     from toolgenesis_sft.training.loop import Training, fit
     from toolgenesis_sft.training.metrics import MetricsLog
     from toolgenesis_sft.training.model import write_base_model
+    from toolgenesis_sft.training.saving import Saver
 
     with alone(run.root / ".base_model.lock"):
         write_base_model(recipe, run, resolve_tokenizer(recipe, run))
@@ -89,17 +90,18 @@ def train(
     first_step = resume.step if resume else 0
     engine = make_engine(recipe, run, resume)
     settings = OrderSettings.of(recipe)
+    order = Order(tokens.lengths, tokens.num_supervised, settings, engine.world_size)
     training = Training(
         recipe=recipe,
         run=run,
         engine=engine,
         tokens=tokens,
-        order=Order(tokens.lengths, tokens.num_supervised, settings, engine.world_size),
+        order=order,
         val_tokens=val_tokens,
         validation=validation_plan(val_tokens, settings, engine.world_size),
         metrics=MetricsLog(recipe, run, first_step) if engine.rank == 0 else None,
+        saver=Saver(recipe, run, engine, order.num_steps, identity),
         stop=stop,
-        identity=identity,
     )
     if engine.rank == 0:
         add_provenance(

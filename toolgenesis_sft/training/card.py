@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from toolgenesis_sft.config import Recipe
-from toolgenesis_sft.records import BEFORE, FIGURES, TRAINED, FigureSummary, Record, RunReport
+from toolgenesis_sft.records import (
+    BEFORE,
+    FIGURES,
+    TRAINED,
+    FigureName,
+    FigureSummary,
+    Record,
+    RunReport,
+)
 from toolgenesis_sft.runs import (
     COMPLETE,
     RunFolder,
@@ -62,7 +70,15 @@ as 0. Intervals and causes are in the run's report.html.
 
 {rows}
 """
-LAYERS = ("L1", "L1", "L2", "L2", "L2", "L3", "L4")  # of FIGURES, in their order
+HEADS: dict[FigureName, str] = {
+    "compliance": "L1 compliance",
+    "launch": "L1 launch",
+    "schema_f1": "L2 schema F1",
+    "ut_soft": "L2 UT soft",
+    "ut_hard": "L2 UT hard",
+    "capability_boundary": "L3 boundary",
+    "task_utility": "L4 tasks",
+}
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 RECIPE_FIELDS = (
     "epochs",
@@ -148,12 +164,8 @@ def scores_of(run: RunFolder, marker: ExportMarker) -> str:
 
 def score_rows(report: RunReport) -> Iterator[str]:
     """A table of the four layers: this model and, where it was asked, the one before training."""
-    figures = [
-        (figure, f"{layer} {figure.replace('_', ' ')}")
-        for figure, layer in zip(FIGURES, LAYERS, strict=True)
-        if any(figure in group.figures for group in report.groups)
-    ]
-    heads = ["model", "asked", "scenarios", "servers", *(head for _, head in figures)]
+    figures = [one for one in FIGURES if any(one in group.figures for group in report.groups)]
+    heads = ["model", "asked", "scenarios", "servers", *(HEADS[figure] for figure in figures)]
     yield "| " + " | ".join(heads) + " |"
     yield "|---" * len(heads) + "|"
     for group in report.groups:
@@ -163,7 +175,7 @@ def score_rows(report: RunReport) -> Iterator[str]:
                 group.strategy.replace("_", " "),
                 group.scenarios.replace("_", " ") + (" (memorised)" if group.memorisation else ""),
                 str(group.num_servers),
-                *(mean_text(group.figures.get(figure)) for figure, _ in figures),
+                *(mean_text(group.figures.get(figure)) for figure in figures),
             ]
             yield "| " + " | ".join(cells) + " |"
 

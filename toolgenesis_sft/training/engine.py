@@ -1,17 +1,13 @@
-"""The DeepSpeed engine: how it is set up, saved and loaded. ZeRO-3 through accelerate."""
+"""The DeepSpeed engine: how it is set up and loaded. ZeRO-3 through accelerate."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
-import re
 import resource
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,9 +19,9 @@ import torch.distributed as dist
 from toolgenesis_sft.config import Recipe, Train, resolve_path
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Json
-from toolgenesis_sft.runs import RunFolder, disk_error
+from toolgenesis_sft.runs import RunFolder
 from toolgenesis_sft.training import checkpoint as checkpoints
-from toolgenesis_sft.training.checkpoint import Checkpoint, Marker
+from toolgenesis_sft.training.checkpoint import Checkpoint
 from toolgenesis_sft.training.model import load_model
 from toolgenesis_sft.training.optimizer import make_optimizer
 
@@ -194,55 +190,6 @@ def deepspeed_settings(train: Train, load_universal: bool) -> dict[str, Json]:
     if load_universal:
         settings["checkpoint"] = {"load_universal": True}
     return settings
-
-
-def save(
-    engine: Engine, run: RunFolder, step: int, num_steps: int, identity: str, val_loss: float | None
-) -> Path:
-    """Write checkpoints/step_N, its marker last; then drop what keep_last does not hold.
-
-    Each rank hashes a share of the files, so that a corrupt one is found before it is resumed.
-    """
-    folder = checkpoints.step_folder(run, step)
-    if engine.rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-    dist.barrier()
-    with failed_writes_named(folder):
-        engine.deepspeed.save_checkpoint(str(run.checkpoints), tag=folder.name, save_latest=False)
-    dist.barrier()
-    names = checkpoints.files_in(folder)[engine.rank :: engine.world_size]
-    parts = gather(checkpoints.digests(folder, names))
-    if engine.rank == 0:
-        marker = Marker(
-            step=step,
-            num_steps=num_steps,
-            world_size=engine.world_size,
-            identity=identity,
-            val_loss=val_loss,
-            files={name: digest for part in parts for name, digest in sorted(part.items())},
-        )
-        checkpoints.mark_complete(folder, marker)
-    dist.barrier()
-    return folder
-
-
-@contextlib.contextmanager
-def failed_writes_named(folder: Path) -> Iterator[None]:
-    """Raise UserError for a disk that takes no more. torch's zip writer says so in its own way."""
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, folder) from error
-    except RuntimeError as error:
-        if not re.search("iostream error|inline_container", str(error)):
-            raise
-        free = shutil.disk_usage(folder).free
-        raise UserError(
-            "checkpoint",
-            str(folder),
-            f"a write failed with {free / 2**30:.1f} GiB free (disk full, or a quota)",
-            "free space or choose another --run, then run the same command",
-        ) from error
 
 
 def load(engine: Engine, resume: Checkpoint) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -17,12 +16,12 @@ from torch import Tensor
 from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.errors import HarnessFault
 from toolgenesis_sft.runs import RunFolder
-from toolgenesis_sft.training.checkpoint import prune, require_space
-from toolgenesis_sft.training.engine import Engine, gather, save
+from toolgenesis_sft.training.engine import Engine, gather
 from toolgenesis_sft.training.metrics import MetricsLog, ModelFlops, StepMetrics, peak_flops
 from toolgenesis_sft.training.model import check_first_loss
 from toolgenesis_sft.training.packing import Order, StepPlan
 from toolgenesis_sft.training.rows import Row, make_row
+from toolgenesis_sft.training.saving import Saver
 from toolgenesis_sft.training.schedule import learning_rate
 from toolgenesis_sft.training.signals import StopRequest
 from toolgenesis_sft.training.tokens import TokenSet
@@ -45,8 +44,8 @@ class Training:
     val_tokens: TokenSet
     validation: StepPlan | None
     metrics: MetricsLog | None
+    saver: Saver
     stop: StopRequest
-    identity: str
 
 
 @dataclass(frozen=True)
@@ -62,21 +61,23 @@ class Batch:
 def fit(training: Training, first_step: int) -> Ending:
     """Train from step `first_step` (counted from 0) to the end or to a request to stop."""
     settings, num_steps = training.recipe.train, training.order.num_steps
-    require_room(training)
-    for step in range(first_step, num_steps):
-        batch = next_batch(training, step)
-        loss, stop = forward_backward(training, batch, step)
-        rate = learning_rate(step, num_steps, settings)
-        norm = update(training, batch, step, rate)
-        done, last = step + 1, step + 1 == num_steps
-        val_loss = None
-        if training.validation and (last or done % settings.validate_every_steps == 0):
-            val_loss = validate(training, training.validation)
-        log(training, batch, done, loss, norm, rate, val_loss)
-        if last or stop or done % settings.checkpoint_every_steps == 0:
-            save_checkpoint(training, done, val_loss)
-        if stop and not last:
-            return "stopped"
+    with training.saver as saver:
+        for step in range(first_step, num_steps):
+            batch = next_batch(training, step)
+            loss, stop = forward_backward(training, batch, step)
+            rate = learning_rate(step, num_steps, settings)
+            norm = update(training, batch, step, rate)
+            done, last = step + 1, step + 1 == num_steps
+            val_loss = None
+            if training.validation and (last or done % settings.validate_every_steps == 0):
+                val_loss = validate(training, training.validation)
+            log(training, batch, done, loss, norm, rate, val_loss)
+            saver.settle()
+            if last or stop or done % settings.checkpoint_every_steps == 0:
+                saver.save(done, val_loss)
+                draw(training)
+            if stop and not last:
+                return "stopped"
     return "finished"
 
 
@@ -189,17 +190,7 @@ def log(
     )
 
 
-def save_checkpoint(training: Training, done: int, val_loss: float | None) -> None:
-    """Save, then drop what keep_last does not hold, and draw the loss so far."""
-    engine, run = training.engine, training.run
-    require_room(training)
-    save(engine, run, done, training.order.num_steps, training.identity, val_loss)
+def draw(training: Training) -> None:
+    """The loss so far, on rank 0."""
     if training.metrics is not None:
-        prune(run, training.recipe.train.keep_last)
         training.metrics.draw()
-
-
-def require_room(training: Training) -> None:
-    """Raises UserError, on all ranks or on none, where the disk cannot take a checkpoint."""
-    free = min(gather(shutil.disk_usage(training.run.root).free))
-    require_space(training.run, training.engine.checkpoint_bytes, free)

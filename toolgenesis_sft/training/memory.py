@@ -48,7 +48,8 @@ def memory_per_gpu(shape: ModelShape, train: Train, num_gpus: int) -> Memory:
     copy 4, Adam moments 8 (4 in bf16, 2 in 8 bits). Gathered: two decoder layers and the head as
     whole weights. Activations, in elements a layer and token: 4 of the MLP's width and 6 of the
     model's without recomputation (5.3 MB a token for Qwen3-8B in bf16), 1 of the model's with
-    `full`, one layer whole besides; `selective` recomputes every second layer.
+    `full`, one layer whole besides; `selective` recomputes every second layer. In the host's
+    memory: offloaded states, and the copy of a checkpoint that is written in the background.
     """
     width = 2 if train.dtype == "bf16" else 4
     shared = shape.num_parameters / num_gpus
@@ -71,10 +72,11 @@ def memory_per_gpu(shape: ModelShape, train: Train, num_gpus: int) -> Memory:
         "logits": float(LOGIT_BYTES * shape.vocab_size * logit_tokens),
         "reserve": RESERVE_GIB * GIB if train.dtype == "bf16" else 0.0,
     }
+    copied = checkpoint_gib(shape, train) / num_gpus if train.async_save else 0.0
     return Memory(
         **{name: round(value / GIB, 2) for name, value in parts.items()},
         total=round(sum(parts.values()) / GIB, 2),
-        host=round(states / GIB, 2) if train.offload_optimizer else 0.0,
+        host=round(copied + (states / GIB if train.offload_optimizer else 0.0), 2),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.records import Record
 from toolgenesis_sft.runs import RunFolder, append_record, mend_torn_line, read_records, write_text
+from toolgenesis_sft.tracking import open_wandb
 
 # Dense bf16 peak in FLOP/s, from the vendor's data sheets (without sparsity).
 PEAK_FLOPS = {
@@ -103,7 +103,7 @@ class MetricsLog:
         kept = [line for line in read_records(run.metrics, StepMetrics) if line.step <= first_step]
         write_text(run.metrics, "".join(line.to_line() for line in kept))
         self.lines = kept
-        self.wandb = start_wandb(recipe, run)
+        self.wandb = open_wandb(recipe, run)
 
     def append(self, line: StepMetrics) -> None:
         append_record(self.run.metrics, line)
@@ -143,20 +143,3 @@ def draw_loss(lines: Sequence[StepMetrics], published: dict[int, float], path: P
     partial = path.with_name(f".{path.name}.partial")
     FigureCanvasSVG(figure).print_svg(partial, metadata={"Date": None})
     partial.replace(path)
-
-
-def start_wandb(recipe: Recipe, run: RunFolder) -> Any:
-    """A wandb run that a resumed training continues; None where the recipe says `off`."""
-    if recipe.train.wandb == "off":
-        return None
-    import wandb
-
-    return wandb.init(
-        project=recipe.train.wandb_project,
-        name=run.root.name,
-        id=run.root.name,
-        resume="allow",
-        mode=recipe.train.wandb,
-        dir=str(run.root),
-        config=json.loads(recipe.model_dump_json()),
-    )

@@ -23,6 +23,7 @@ from toolgenesis_sft.training.attention import choose_attention
 from toolgenesis_sft.training.loss import make_supervised
 from toolgenesis_sft.training.tokenizer import load_tokenizer, special_ids
 
+RECOMPILE_LIMIT = 64
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -162,11 +163,17 @@ def set_recomputation(model: Any, which: str) -> None:
 
 
 def compile_layers(model: Any) -> None:
-    """torch.compile each decoder layer, one graph a layer.
+    """torch.compile each decoder layer, in graphs that all layers share.
 
     ZeRO-3 gathers a compiled layer's weights as a whole: its hooks on the parts inside would
-    break the graph at each of them.
+    break the graph at each of them. Layers differ in their number, which FlashAttention reads, and
+    in recomputation, rows in their length: more kinds than torch's limit would run uncompiled in
+    silence, so the number is an input of the graph, and the limit is high and an error.
     """
+    dynamo = torch._dynamo.config
+    dynamo.allow_unspec_int_on_nn_module = True
+    dynamo.recompile_limit = RECOMPILE_LIMIT
+    dynamo.fail_on_recompile_limit_hit = True
     layers = model.get_decoder().layers
     set_z3_leaf_modules(model, [type(layers[0])])
     for layer in layers:
@@ -180,11 +187,19 @@ def use_liger(model: Any, device: str) -> None:
             "train.liger", True, "Liger's kernels need a GPU", "set train.liger=false on a CPU"
         )
     try:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+        from liger_kernel.transformers.monkey_patch import (
+            MODEL_TYPE_TO_APPLY_LIGER_FN,
+            _apply_liger_kernel_to_instance,
+        )
     except ImportError as error:
         raise UserError(
             "train.liger", True, "liger-kernel is not installed", "install the `gpu` extra"
         ) from error
+    kind = model.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:  # Liger itself would pass it by in silence
+        raise UserError(
+            "train.liger", True, f"Liger has no kernels for `{kind}`", "set train.liger=false"
+        )
     _apply_liger_kernel_to_instance(
         model=model, fused_linear_cross_entropy=False, cross_entropy=False
     )

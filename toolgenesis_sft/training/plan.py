@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -25,7 +25,7 @@ from toolgenesis_sft.training.memory import (
     run_gib,
 )
 from toolgenesis_sft.training.metrics import PEAK_FLOPS, ModelFlops
-from toolgenesis_sft.training.packing import Order, OrderSettings, row_cost
+from toolgenesis_sft.training.packing import Order, OrderSettings, StepPlan, row_cost
 from toolgenesis_sft.training.shape import model_shape
 
 # What hours are computed with. The GPU figure is what well-tuned trainers publish for 8B models
@@ -100,20 +100,14 @@ def make_plan(recipe: Recipe, run: RunFolder) -> TrainingPlan:
     steps = [order.step(step) for step in range(order.num_steps_per_epoch)]
     micro_steps = sum(step.num_micro_steps for step in steps)
     num_rows = sum(len(step.rows) for step in steps)
-    busy = waited = 0.0
-    for step in steps:
-        for rows in zip(*step.ranks, strict=True):
-            costs = [row_cost(samples.lengths[row]) if row else 0.0 for row in rows]
-            busy += sum(costs)
-            waited += world_size * max(costs)
+    balance = _balance(steps, samples.lengths)
     tokens = int(samples.lengths.sum())
     shape = model_shape(recipe)
     flops = ModelFlops.of(shape).of_samples(
         samples.lengths.tolist(), int(samples.num_supervised.sum())
     )
     speed, assumption = _speed(recipe)
-    seconds = flops * train.epochs / (speed * world_size) / (busy / waited)
-    last_step = steps[-1].samples
+    seconds = flops * train.epochs / (speed * world_size) / balance
     plan = TrainingPlan(
         assumed=samples.assumed,
         num_samples=len(samples.lengths),
@@ -122,7 +116,7 @@ def make_plan(recipe: Recipe, run: RunFolder) -> TrainingPlan:
         total_steps=order.num_steps,
         global_batch_size=train.global_batch_size,
         batch_unit=train.batch_unit,
-        samples_in_last_step=len(last_step),
+        samples_in_last_step=len(steps[-1].samples),
         num_processes=world_size,
         tokens_per_epoch=tokens,
         total_tokens=tokens * train.epochs,
@@ -136,7 +130,7 @@ def make_plan(recipe: Recipe, run: RunFolder) -> TrainingPlan:
         empty_rows_per_epoch=micro_steps * world_size - num_rows,
         micro_steps_per_epoch=micro_steps,
         fill=round(tokens / (micro_steps * world_size * train.max_row_tokens), 4),
-        balance=round(busy / waited, 4),
+        balance=round(balance, 4),
         num_parameters=shape.num_parameters,
         flops_per_token=flops / tokens,
         flops_convention=FLOPS_CONVENTION,
@@ -173,6 +167,17 @@ def _samples(recipe: Recipe, run: RunFolder) -> _Samples:
     lengths = np.round(recipe.data.expected_mean_tokens * spread / spread.mean())
     lengths = np.clip(lengths, 1, recipe.data.max_tokens).astype(np.int64)
     return _Samples(lengths, lengths, assumed=True)
+
+
+def _balance(steps: Sequence[StepPlan], lengths: NDArray[np.int64]) -> float:
+    """Share of the ranks' time that is not spent waiting for the slowest row of a micro-step."""
+    busy = spent = 0.0
+    for step in steps:
+        for rows in zip(*step.ranks, strict=True):
+            costs = [row_cost(lengths[row]) if row else 0.0 for row in rows]
+            busy += sum(costs)
+            spent += len(costs) * max(costs)
+    return busy / spent
 
 
 def _speed(recipe: Recipe) -> tuple[float, str]:
@@ -229,13 +234,12 @@ def show(plan: TrainingPlan) -> str:
         for name in ("weights", "gradients", "optimizer", "gathered", "activations", "logits")
     )
     share = "" if plan.supervised_share is None else f", {plan.supervised_share:.1%} supervised"
-    unit = "samples" if plan.batch_unit == "samples" else "tokens"
     lines = [
         ("samples", f"{plan.num_samples:,}" + (" (assumed)" if plan.assumed else "")),
         (
             "steps",
             f"{plan.steps_per_epoch} an epoch, {plan.total_steps} in all"
-            f" ({plan.epochs} epochs, {plan.global_batch_size:,} {unit} a step)",
+            f" ({plan.epochs} epochs, {plan.global_batch_size:,} {plan.batch_unit} a step)",
         ),
         (
             "tokens",
@@ -267,7 +271,7 @@ def show(plan: TrainingPlan) -> str:
         ),
     ]
     if memory.host:
-        lines.append(("host memory", f"{memory.host:.1f} GiB a rank for the optimizer"))
+        lines.append(("host memory", f"{memory.host:.1f} GiB a rank"))
     text = [f"{name:12} {value}" for name, value in lines]
     text += ["", "GPUs   size    needs      "]
     for item in plan.fits:

@@ -190,6 +190,7 @@ function drawServer(row, detail, scenario) {
   } else parts.push(...section("Generated server", el("p", { class: "small" }, detail.fault ? `No program: ${words(detail.fault)}` : "No program.")));
   if (detail.code && !(detail.capabilities || []).length && detail.capabilities) parts.push(...section("Capabilities in the code", el("p", { class: "small" }, "None that needs an authorisation.")));
   if ((detail.observed || []).length) parts.push(...section("Attempts that the sandbox saw", list_(detail.observed.map(show))));
+  if ((detail.judged || []).length) parts.push(...section("What the LLM judge says (no part of the figures)", drawJudged(detail)));
   parts.push(...section("Tools: reference and generated", drawTools(detail, scenario)));
   if ((detail.compliance_faults || []).length) parts.push(...section("Compliance faults", list_(detail.compliance_faults.map(show))));
   if ((detail.protocol_faults || []).length) parts.push(...section("Protocol faults", list_(detail.protocol_faults.map(show))));
@@ -247,6 +248,10 @@ function drawCapabilities(detail, code) {
     });
     return el("li", {}, el("span", { class: `tag ${found.authorised ? "scored" : "model_fault"}` }, found.authorised ? "authorised" : "not authorised"), ` ${words(show(found.kind))}: `, el("code", {}, show(found.what)), " ", jump);
   }));
+}
+
+function drawJudged(detail) {
+  return el("ul", { class: "plain" }, ...detail.judged.map((verdict) => el("li", {}, el("span", { class: `tag ${verdict.within ? "scored" : "model_fault"}` }, verdict.within ? "within" : "beyond"), " ", el("code", {}, show(verdict.tool)), ` ${show(verdict.reason)}`)));
 }
 
 function drawTools(detail, scenario) {
