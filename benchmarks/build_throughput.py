@@ -5,7 +5,9 @@
 Synthetic chats (two turns, some 130 words, one in fifty nearly a copy) go through the stage as it
 is: convert, rules, secrets, overlap, signatures, exact and near duplicates, tokens and mask. Beside
 it, in the same run, `datasets.map` with the same tokenizer on text that is rendered already.
-Each measurement is a process of its own; memory is its peak and, below it, its workers'.
+Each measurement is a process of its own; memory is its peak and, below it, its workers'. Speed goes
+with the length of the samples, so tokens/s stand beside samples/s; and processor time, workers
+included, says what a sample costs where other work disturbs the clock.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def main() -> None:
         make_tokenizer(folder)
         print(
             f"{'what':10} {'samples':>8} {'processes':>9} {'seconds':>8} {'samples/s':>10}"
-            f" {'tokens':>11} {'GiB':>6} {'workers':>8}  stages"
+            f" {'tokens/s':>10} {'cpu us/sample':>13} {'GiB':>6} {'workers':>8}  stages"
         )
         for size in sizes:
             write_samples(folder / f"{size}.jsonl", size)
@@ -67,7 +69,8 @@ def show(what: str, size: int, count: int, folder: Path) -> None:
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["stages"].items())
     print(
         f"{what:10} {size:8,} {count:9} {found['seconds']:8.1f} {size / found['seconds']:10,.0f}"
-        f" {found['num_tokens']:11,} {found['peak_gib']:6.2f} {found['workers_gib']:8.2f}",
+        f" {found['num_tokens'] / found['seconds']:10,.0f} {found['cpu_s'] / size * 1e6:13,.0f}"
+        f" {found['peak_gib']:6.2f} {found['workers_gib']:8.2f}",
         f" {stages}",
         flush=True,
     )
@@ -138,7 +141,9 @@ def measure_build(size: int, processes: int, folder: Path) -> dict[str, Any]:
     note("write")
     seconds = time.perf_counter() - started
     found = job.drops.counts.get("near duplicate", 0)
-    assert found == size // NEAR_COPY_EVERY, f"{found} near duplicates of {size // NEAR_COPY_EVERY}"
+    planted = size // NEAR_COPY_EVERY
+    # Their Jaccard is 0.94 and the threshold 0.8, so an estimate may miss one in some thousands.
+    assert 0.995 * planted <= found <= planted, f"{found} near duplicates of {planted}"
     return facts(seconds, int(table.num_tokens.sum()), stages)
 
 
@@ -176,14 +181,14 @@ def measure_datasets(size: int, processes: int, folder: Path) -> dict[str, Any]:
 
 
 def facts(seconds: float, num_tokens: int, stages: dict[str, float]) -> dict[str, Any]:
-    """Peak memory in GiB of this process, and of the largest of its workers (Linux counts KiB)."""
-    own, workers = (
-        resource.getrusage(who).ru_maxrss / 2**20
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    """Beside these the user's and the system's processor time of this process and its workers, and
+    the peak memory in GiB of it and of the largest of them (Linux counts KiB)."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own, workers = (each.ru_maxrss / 2**20 for each in usage)
     return {
         "seconds": seconds,
         "num_tokens": num_tokens,
+        "cpu_s": sum(each.ru_utime + each.ru_stime for each in usage),
         "peak_gib": own,
         "workers_gib": workers,
         "stages": stages,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +64,29 @@ class Workbench:
 def mini_items() -> dict[str, dict[str, Any]]:
     items = json.loads((MINI / "benchmark.json").read_text(encoding="utf-8"))
     return {item["server_slug"]: item for item in items}
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from toolgenesis_sft.config import Recipe
+from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.runs import RunFolder
+build(Recipe.model_validate_json(sys.argv[1]), RunFolder(Path(sys.argv[2])))
+"""
+
+
+def start_build(recipe: Recipe, run: RunFolder) -> subprocess.Popen[bytes]:
+    """A build in a process of its own, for a test to kill."""
+    command = [sys.executable, "-c", PROGRAM, recipe.model_dump_json(), str(run.root)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
+
+
+def wait_for(what: Callable[[], bool], limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

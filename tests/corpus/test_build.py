@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.corpus.conftest import HELD_OUT, ROOT, TRAIN, Workbench
-from toolgenesis_sft.config import Recipe
-from toolgenesis_sft.corpus.build import build
+from tests.corpus.conftest import HELD_OUT, TRAIN, Workbench, mini_items, start_build, wait_for
+from toolgenesis_sft.benchmark import load_benchmark
+from toolgenesis_sft.config import Recipe, server_python
+from toolgenesis_sft.corpus.build import build, what_shapes_data
 from toolgenesis_sft.corpus.show import show
+from toolgenesis_sft.corpus.sources import resolve_sources
+from toolgenesis_sft.corpus.verify import Verification
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import ChatSample
-from toolgenesis_sft.runs import RunFolder, read_json, read_records, sha256_file
+from toolgenesis_sft.runs import RunFolder, fingerprint, read_json, read_records, sha256_file
 from toolgenesis_sft.training.tokenizer import load_tokenizer
+from toolgenesis_sft.training.tokens import tokenize
 
 SERVERS_ONLY = "data.kinds={server: 1}"
 MEMORIES = ("verified.jsonl", "tried.jsonl")
+MOMENTS = (*MEMORIES, "tokenizer/tokenizer.json")
 
 
 def samples(run: RunFolder, split: str = "train") -> list[ChatSample]:
@@ -56,6 +58,60 @@ def test_every_training_server_becomes_the_model_cards_sample(built) -> None:
 def test_all_four_kinds_come_in_the_recipes_shares(built) -> None:
     kinds = Counter(sample.kind for sample in samples(built[1]))
     assert kinds == {"server": 4, "schema": 2, "schema_to_server": 2, "repair": 2}
+
+
+def test_every_server_sample_was_run_and_passed(built) -> None:
+    """The sandbox's verdicts lie beside the samples; a program without one is no sample."""
+    _, run = built
+    verdicts = read_records(run.data / "verified.jsonl", Verification)
+    servers = {sample.scenario for sample in samples(run) if sample.kind == "server"}
+    passed = [verdict for verdict in verdicts if not verdict.reason]
+    assert len(passed) == len(servers) == len(TRAIN)
+    assert all(verdict.ut_hard == 1.0 for verdict in passed)
+    assert {tool.name for verdict in passed for tool in verdict.tools} == {
+        tool["name"] for slug in TRAIN for tool in mini_items()[slug]["tool_definitions"]
+    }
+
+
+def test_the_report_tells_what_training_will_see(built) -> None:
+    bench, run = built
+    report = read_json(run.data / "data_report.json")
+    assert {part["kind"]: part["num_train"] for part in report["parts"]} == {
+        "server": 4,
+        "schema": 2,
+        "schema_to_server": 2,
+        "repair": 2,
+    }
+    tokenizer = load_tokenizer(run.data / "tokenizer")
+    tokens = [tokenize(sample, tokenizer, bench.recipe().train) for sample in samples(run)]
+    num_tokens = sum(len(each.ids) for each in tokens)
+    num_supervised = sum(int(each.mask.sum()) for each in tokens)
+    assert report["num_tokens"] == num_tokens
+    assert report["supervised_share"] == round(num_supervised / num_tokens, 4)
+    assert report["lengths"]["quantiles"]["max"] == max(len(each.ids) for each in tokens)
+    assert report["stop_tokens"] == {"num_samples": 10, "num_that_end_their_turn": 10}
+    assert report["steps"]["per_epoch"] == 5
+    assert sum(count["train"] for count in report["domains"].values()) == len(TRAIN)
+    page = (run.data / "data_report.html").read_text()
+    card = (run.data / "README.md").read_text()
+    for text in (page, card):
+        assert "broken server to mended server" in text
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "train.thinking=true", "train.loss_on=last_turn", "data.overlap=report"],
+)
+def test_a_change_of_any_option_is_a_change_of_the_fingerprint(built, override: str) -> None:
+    bench, run = built
+
+    def made_of(recipe: Recipe) -> str:
+        benchmark, sources = load_benchmark(bench.benchmark), resolve_sources(recipe)
+        python = server_python(None)
+        return fingerprint(what_shapes_data(recipe, run, benchmark, sources, python))
+
+    assert made_of(bench.recipe()) == read_json(run.data / "manifest.json")["fingerprint"]
+    assert made_of(bench.recipe(override)) != made_of(bench.recipe())
 
 
 def test_no_held_out_scenario_is_in_any_sample(built) -> None:
@@ -102,6 +158,16 @@ def test_a_changed_server_is_built_again_and_only_it_is_run(bench: Workbench) ->
     build(bench.recipe(SERVERS_ONLY), bench.run())
     assert "# one more line" in samples(bench.run())[0].messages[-1].content
     assert len(memory.read_text().splitlines()) == num_verdicts + 1
+
+
+def test_what_a_killed_build_left_half_written_is_no_part_of_the_next(bench: Workbench) -> None:
+    data = bench.run().data
+    (data / "tokenizer").mkdir()
+    (data / "tokenizer" / ".tokenizer.json.host.1.partial").write_text("{")
+    (data / ".train.jsonl.host.1.partial").write_text("{")
+    build(bench.recipe(SERVERS_ONLY), bench.run())
+    assert not list(data.rglob("*.partial"))
+    assert not any("partial" in name for name in read_json(data / "manifest.json")["files"])
 
 
 def test_a_server_that_fails_is_dropped_counted_and_named(bench: Workbench, capsys) -> None:
@@ -223,6 +289,10 @@ def refuse(recipe: Recipe, bench: Workbench) -> str:
 
 
 def test_bad_input_is_one_clear_line(bench: Workbench) -> None:
+    catalogue = bench.root / "sources.yaml"
+    catalogue.write_text("gone: {layout: pairs, path: gone.jsonl, licence: MIT}")
+    gone = bench.recipe(f"data.catalogue={catalogue}", "data.sources=[gone]")
+    assert "source gone = gone.jsonl: is not there" in refuse(gone, bench)
     assert "is neither a path nor a name" in refuse(bench.recipe("data.sources=[nowhere]"), bench)
     assert "data.servers" in refuse(bench.recipe("data.servers=null"), bench)
     missing = bench.servers / f"{TRAIN[0]}.py"
@@ -251,25 +321,23 @@ def test_a_source_whose_digest_changed_is_refused(bench: Workbench) -> None:
     assert "the source has changed" in line
 
 
-def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(built) -> None:
+@pytest.mark.parametrize("reached", MOMENTS)
+def test_killed_at_any_moment_the_same_command_gives_the_same_bytes(
+    built, reached: str, tmp_path: Path
+) -> None:
+    """In the middle of the servers, of the trials, and while the files are written."""
     bench, finished = built
-    run = bench.run("killed")
-    program = (
-        "import sys, json; from pathlib import Path; from toolgenesis_sft.config import Recipe\n"
-        "from toolgenesis_sft.corpus.build import build\n"
-        "from toolgenesis_sft.runs import RunFolder\n"
-        "build(Recipe.model_validate_json(sys.argv[1]), RunFolder(Path(sys.argv[2])))"
-    )
-    command = [sys.executable, "-c", program, bench.recipe().model_dump_json(), str(run.root)]
-    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
-    memory = run.data / "verified.jsonl"
-    deadline = time.monotonic() + 120
-    while not (memory.exists() and memory.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
+    run = RunFolder(tmp_path / "killed")
+    run.data.mkdir(parents=True)
+    for known in MEMORIES[: MOMENTS.index(reached)]:  # what came before need not be waited for
+        shutil.copy(finished.data / known, run.data)
+    child = start_build(bench.recipe(), run)
+    memory = run.data / reached
+    wait_for(lambda: memory.exists() and memory.stat().st_size > 0)
+    child.kill()
     child.wait()
     assert not (run.data / "manifest.json").exists()
-    with memory.open("a") as file:
+    with (run.data / "verified.jsonl").open("a") as file:
         file.write('{"key": "torn')  # what a kill in the middle of an append leaves
     build(bench.recipe(), run)
     assert files(run) == files(finished)

@@ -87,6 +87,30 @@ def test_broken_lines_are_counted_with_their_number(bench: Workbench) -> None:
     assert found["row is no JSON object"]["examples"][0]["what"] == "mixed: line 7"
 
 
+def test_a_file_from_another_system_is_read_like_any(bench: Workbench) -> None:
+    """Byte order mark, CRLF, blank lines, no newline at the end, a number that is none."""
+    rows = [json.dumps(row) for row in numbers(3)]
+    rows[1] = rows[1].replace("{", '{"score": NaN, ', 1)
+    path = bench.root / "windows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n  \r\n".join(rows).encode())
+    run = build_from(bench, path)
+    assert [sample.id for sample in samples(run)] == ["windows/1", "windows/4", "windows/7"]
+    assert drops(run) == {}
+
+
+def test_text_that_lost_characters_is_dropped_and_can_be_reported(bench: Workbench) -> None:
+    rows = [
+        *numbers(2),
+        json.dumps(chat("half \ud800", "a pair")),
+        chat("lost", "the umlaut in M\ufffdnchen"),
+        json.dumps({"messages": [{"role": "tool_call", "content": "\ud800{"}]}),
+    ]
+    run = build_from(bench, write(bench.root / "torn.jsonl", rows))
+    assert len(samples(run)) == 2
+    counts = {reason: drop["count"] for reason, drop in drops(run).items()}
+    assert counts == {"not Unicode text": 2, "invalid tool call": 1}
+
+
 def test_too_long_samples_are_dropped_and_never_cut(bench: Workbench) -> None:
     long = chat("Count to a lot.", " ".join(map(str, range(5000))))
     run = build_from(bench, write(bench.root / "long.jsonl", [*numbers(2), long]))
@@ -143,6 +167,13 @@ def test_a_file_in_no_known_layout_is_one_clear_line(bench: Workbench) -> None:
     path = write(bench.root / "odd.jsonl", [{"text": "hello"}])
     with pytest.raises(UserError, match="no known layout"):
         build_from(bench, path)
+    empty = write(bench.root / "empty.jsonl", [])
+    with pytest.raises(UserError, match="holds no row"):
+        build_from(bench, empty)
+    whole = bench.root / "whole.json"
+    whole.write_text(json.dumps([chat("a", "b")]))
+    with pytest.raises(UserError, match="is one JSON list"):
+        build_from(bench, whole)
     path = bench.root / "odd.parquet"
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(UserError, match="is no parquet file"):

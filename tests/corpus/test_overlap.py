@@ -47,7 +47,7 @@ def test_most_of_the_tool_names_are_enough_and_one_is_not(
 def test_a_reworded_prompt_is_recognised(held_out: HeldOut, bench: Workbench) -> None:
     text = prompt(bench, HELD_OUT[0])
     reworded = "Please build this for me, quickly! " + text.replace("system", "service")
-    found = sign(held_out, Traces(prompt=text_shingles(reworded)))
+    found = sign(held_out, Traces(prompt=text_shingles([reworded])[0]))
     assert found == (HELD_OUT[0], "prompt")
 
 
@@ -63,7 +63,7 @@ def test_training_servers_do_not_overlap(held_out: HeldOut, bench: Workbench) ->
     for slug in TRAIN:
         traces = Traces(
             slug=slug,
-            prompt=text_shingles(prompt(bench, slug)),
+            prompt=text_shingles([prompt(bench, slug)])[0],
             code=code_shingles((bench.servers / f"{slug}.py").read_text()),
             tool_names=names[slug],
         )
@@ -84,4 +84,7 @@ def test_a_chat_that_quotes_a_held_out_scenario_is_recognised(
         source="chats",
         licence="MIT",
     )
-    assert sign(held_out, sample_traces(sample, text_shingles(text))) == (HELD_OUT[1], "prompt")
+    assert sign(held_out, sample_traces(sample, text_shingles([text])[0])) == (
+        HELD_OUT[1],
+        "prompt",
+    )

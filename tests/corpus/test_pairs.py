@@ -67,6 +67,19 @@ def test_a_server_answers_its_own_examples_or_is_dropped(bench: Workbench) -> No
     assert read_json(run.data / "data_report.json")["domains"] == {"Mathematics": {"train": 1}}
 
 
+def test_files_of_other_systems_are_read_and_those_that_lost_bytes_are_not(
+    bench: Workbench,
+) -> None:
+    folder = bench.root / "found"
+    folder.mkdir()
+    (folder / "marked.py").write_bytes(b"\xef\xbb\xbf" + SERVER.replace("\n", "\r\n").encode())
+    (folder / "latin.py").write_bytes(SERVER.replace("Twice", "Zw\xf6lfmal").encode("latin-1"))
+    run = servers_only(bench, folder)
+    [sample] = samples(run)
+    assert sample.messages[-1].content.startswith('"""Doubles')
+    assert read_json(run.data / "manifest.json")["drops"] == {"not Unicode text": 1}
+
+
 def test_facts_with_an_unknown_key_are_refused(tmp_path: Path) -> None:
     (tmp_path / "doubler.py").write_text(SERVER)
     (tmp_path / "doubler.yaml").write_text("promt: typo")

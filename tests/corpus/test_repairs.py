@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.corpus.conftest import MINI, Workbench
-from toolgenesis_sft.client import Completion
+from toolgenesis_sft.chat_protocol import Completion
 from toolgenesis_sft.config import server_python
 from toolgenesis_sft.corpus.breakages import CATALOGUE
 from toolgenesis_sft.corpus.verify import SandboxOnDemand

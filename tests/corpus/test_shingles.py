@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+from datasketch import MinHash
 
 from tests.corpus.conftest import MINI
 from toolgenesis_sft.corpus.shingles import (
+    CHARACTERS_AT_ONCE,
+    MINHASH_SCHEME,
+    NUM_PERMUTATIONS,
+    _word_hashes,
     code_shingles,
     contained,
     near_duplicates,
@@ -87,7 +94,7 @@ def test_near_duplicates_are_found_among_thousands_and_nothing_else() -> None:
     changed = words(17)
     changed[100] = "another"  # 5 of 196 word runs differ
     texts += [" ".join(changed), texts[2999] + " and a little more"]
-    signatures = np.stack([signature(text_shingles(text)) for text in texts])
+    signatures = np.stack([signature(hashes) for hashes in text_shingles(texts)])
     originals, similarity = near_duplicates(signatures)
     assert np.flatnonzero(originals >= 0).tolist() == [3000, 3001]
     assert originals[3000:].tolist() == [17, 2999]
@@ -95,7 +102,7 @@ def test_near_duplicates_are_found_among_thousands_and_nothing_else() -> None:
 
 
 def test_of_many_copies_the_first_stays() -> None:
-    copies = np.stack([signature(text_shingles("the very same sentence over again"))] * 50)
+    copies = np.stack([signature(text_shingles(["the very same sentence over again"])[0])] * 50)
     originals, _ = near_duplicates(copies)
     assert originals[0] == -1
     assert (originals[1:] >= 0).all()
@@ -103,5 +110,40 @@ def test_of_many_copies_the_first_stays() -> None:
 
 def test_signatures_do_not_depend_on_the_process() -> None:
     """A seed that changed from run to run would change which sample is kept."""
-    values = signature(text_shingles("one two three four five six seven"))
-    assert values[:2].tolist() == [1015730828, 3520383506]
+    [hashes] = text_shingles(["one two three four five six seven"])
+    assert signature(hashes)[:2].tolist() == [889176326, 504971398]
+
+
+def test_a_signature_is_datasketchs_own() -> None:
+    sets = text_shingles(["", "one", " ".join(words(1)), " ".join(words(2, 40_000))])
+    for hashes in sets:
+        theirs = MinHash(NUM_PERMUTATIONS, hashfunc=int, scheme=MINHASH_SCHEME)
+        theirs.update_batch((hashes & np.uint64(0xFFFFFFFF)).tolist())
+        assert signature(hashes).tolist() == theirs.hashvalues.tolist()
+
+
+TEXTS = (
+    "",
+    " \n\t",
+    "two words",
+    "x = [1, 2]  # naïve, don't",
+    "你好\uff0c世界。 Ωμέγα \u00a0 \U0001f600 ٣ _a_\u200b \ud800",
+    "the same words " * 400,
+)
+
+
+def test_words_are_what_a_regular_expression_sees() -> None:
+    """Every run of word characters and every other sign, whatever the language."""
+    for text in TEXTS:
+        seen = re.findall(r"\w+|[^\w\s]", text)
+        hashes, bounds = _word_hashes([text])
+        assert bounds == [0, len(seen)]
+        names = dict(zip(hashes.tolist(), seen, strict=True))
+        assert len(names) == len(set(seen))
+        assert [names[number] for number in hashes.tolist()] == seen
+
+
+def test_a_texts_shingles_do_not_depend_on_its_neighbours() -> None:
+    texts = [*TEXTS, "long " * CHARACTERS_AT_ONCE, *TEXTS]
+    alone = [text_shingles([text])[0].tolist() for text in texts]
+    assert [hashes.tolist() for hashes in text_shingles(texts)] == alone

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.corpus.conftest import Workbench
+from tests.corpus.conftest import Workbench, start_build, wait_for
 from tests.generation.scripted_server import Fault, ScriptedServer, reply
 from toolgenesis_sft.corpus.build import build
 from toolgenesis_sft.errors import HarnessFault, UserError
@@ -116,6 +116,38 @@ def test_what_was_answered_is_never_asked_again(bench: Workbench) -> None:
         script.refuse_after = None
         build(recipe, bench.run())
     assert sorted(script.asked) == list(range(CANDIDATES))
+    assert len(kept(bench)) == 3
+
+
+@pytest.mark.parametrize("num_answers", [1, 3, 5])
+def test_a_kill_in_the_middle_loses_no_answer_and_counts_no_token_twice(
+    bench: Workbench, num_answers: int
+) -> None:
+    """kill -9 of the process that asks, while one request is in flight."""
+    script = Script(bench)
+    in_flight = threading.Event()
+
+    def stall(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        if not in_flight.is_set() and len(script.asked) >= num_answers:
+            in_flight.set()
+            return Fault("hang")
+        return script(body)
+
+    memory = bench.run().data / "teacher.jsonl"
+    with ScriptedServer(stall) as server:
+        recipe = recipe_of(bench, server.url, "generate.concurrency=1")
+        child = start_build(recipe, bench.run())
+        wait_for(in_flight.is_set)
+        child.kill()
+        child.wait()
+        before = memory.read_text()
+        assert len(before.splitlines()) == num_answers
+        build(recipe, bench.run())
+    assert memory.read_text().startswith(before)
+    assert sorted(script.asked) == list(range(CANDIDATES))
+    yields = read_json(bench.run().data / "data_report.json")["teacher"][SLUG]
+    assert yields["num_prompt_tokens"] == 100 * CANDIDATES
+    assert yields["num_completion_tokens"] == 50 * CANDIDATES
     assert len(kept(bench)) == 3
 
 

@@ -96,6 +96,13 @@ def test_text_before_a_call_stays_with_it() -> None:
 TOOL = {"name": "f", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
 
 
+ODD_TOOL = {"name": "f", "parameters": {"properties": ["n"], "required": "n"}}
+PICTURE = {"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url"}]}
+
+
+NAN = ("invalid tool call", "NaN is no JSON")
+
+
 def with_call(arguments: object, name: str = "f") -> dict:
     return {
         "messages": [
@@ -119,6 +126,15 @@ def with_call(arguments: object, name: str = "f") -> dict:
         ({"messages": 7}, "row is not in its layout", "messages"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "wrong role order", "narrator"),
         ({"messages": []}, "no answer", "no turn"),
+        ({"messages": None}, "row is not in its layout", "messages"),
+        ({"messages": [None]}, "row is not in its layout", "NoneType"),
+        ({"messages": [{"content": "x"}]}, "a column of the layout is missing", "role"),
+        (with_call({"n": 1}) | {"tools": {"name": "f"}}, "row is not in its layout", "no list"),
+        (with_call({"n": 1}) | {"tools": [None]}, "row is not in its layout", "NoneType"),
+        (with_call({"n": 1}) | {"tools": [ODD_TOOL]}, "row is not in its layout", "no object"),
+        (with_call('{"n": NaN}'), "invalid tool call", "n = NaN is no integer"),
+        (with_call({"n": [float("nan")]}, "g") | {"tools": [{"name": "g"}]}, *NAN),
+        ({"messages": [PICTURE]}, "not text alone", "image_url"),
         ([1], "row is no JSON object", "[1]"),
     ],
 )
@@ -127,6 +143,15 @@ def test_what_cannot_be_learnt_from_is_refused_with_its_reason(row, reason, deta
         convert(row, "messages")
     assert caught.value.reason == reason
     assert detail in caught.value.detail
+
+
+def test_text_parts_are_joined_and_no_content_is_none() -> None:
+    parts = [{"type": "text", "text": "Twice "}, {"type": "text", "text": "four?"}]
+    answer = {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {}}]}
+    row = {"messages": [{"role": "user", "content": parts}, answer], "tools": [TOOL]}
+    asked, called = convert(row, "messages").messages
+    assert asked.content == "Twice four?"
+    assert (called.content, len(called.tool_calls)) == ("", 1)
 
 
 @pytest.mark.parametrize(

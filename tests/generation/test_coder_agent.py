@@ -16,7 +16,12 @@ from toolgenesis_sft.benchmark import load_benchmark
 from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Generate, server_python
 from toolgenesis_sft.errors import HarnessFault
-from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent, compile_error
+from toolgenesis_sft.generation.coder_agent import (
+    Workshop,
+    coder_agent,
+    compile_error,
+    impersonal,
+)
 from toolgenesis_sft.generation.generate import generate
 from toolgenesis_sft.generation.request import Request
 from toolgenesis_sft.predictions import read_predictions
@@ -233,3 +238,13 @@ def test_trial_calls_are_read_from_the_last_list_and_noise_is_left_out() -> None
 def test_a_syntax_error_is_told_with_its_line() -> None:
     assert compile_error("x = 1\ny = = 2\n") == "invalid syntax in line 2: y = = 2"
     assert "null" in compile_error("\0")
+
+
+def test_a_fault_reads_the_same_on_every_machine() -> None:
+    said = (
+        "cannot import name 'x' from 'mcp' (/my home/env/lib/python3.12/site-packages/mcp/a.py),"
+        " <f at 0x7f12ab>, 0x10, /usr/lib/other"
+    )
+    assert impersonal(said, Path("/my home/env/bin/python")) == (
+        "cannot import name 'x' from 'mcp' (mcp/a.py), <f at 0x...>, 0x10, /usr/lib/other"
+    )

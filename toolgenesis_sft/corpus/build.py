@@ -16,30 +16,22 @@ from numpy.typing import NDArray
 
 from toolgenesis_sft import prompts
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark
-from toolgenesis_sft.config import Recipe, Teacher, resolve_path, server_python
+from toolgenesis_sft.config import Recipe, resolve_path, server_python
 from toolgenesis_sft.corpus import report, teacher
 from toolgenesis_sft.corpus.chats import Examiner, conversation_digest
-from toolgenesis_sft.corpus.drops import Drops, Unfit
+from toolgenesis_sft.corpus.drops import Drops
+from toolgenesis_sft.corpus.gather import gather, within_max_scenarios
 from toolgenesis_sft.corpus.kinds import samples_of
 from toolgenesis_sft.corpus.overlap import HeldOut
-from toolgenesis_sft.corpus.pairs import (
-    Pair,
-    benchmark_pairs,
-    folder_pairs,
-    row_pair,
-    shortest,
-    training_scenarios,
-)
 from toolgenesis_sft.corpus.pool import ordered_map
 from toolgenesis_sft.corpus.repairs import Repairer
-from toolgenesis_sft.corpus.servers import Server, servers_of
+from toolgenesis_sft.corpus.scenario_writer import ScenarioWriter
+from toolgenesis_sft.corpus.servers import Server, by_template, servers_of
 from toolgenesis_sft.corpus.show import show
 from toolgenesis_sft.corpus.sources import (
     Source,
     chunks,
-    decoded,
     resolve_sources,
-    rows,
     weights_of,
 )
 from toolgenesis_sft.corpus.splits import largest_mixture, rank, take, validation_groups
@@ -59,7 +51,6 @@ from toolgenesis_sft.runs import (
     write_lines,
 )
 from toolgenesis_sft.sandbox.jail import runtime_digest
-from toolgenesis_sft.sandbox.session import Sandbox
 from toolgenesis_sft.training.chat import CHAT_TEMPLATE, render
 from toolgenesis_sft.training.tokenizer import digest, resolve_tokenizer, train_tokenizer
 
@@ -81,6 +72,7 @@ def build(recipe: Recipe, run: RunFolder) -> None:
             print(f"build: {run.data} is up to date", file=sys.stderr)
             return
         manifest.unlink(missing_ok=True)
+        remove_leftovers(run.data)
         job = Job(recipe, run, benchmark, sources, interpreter)
         table = job.collect()
         table.drop_duplicates(job.drops)
@@ -107,6 +99,13 @@ def is_up_to_date(manifest: Path, wanted: str) -> bool:
         (path := manifest.parent / name).exists() and sha256_file(path) == digest_
         for name, digest_ in stored["files"].items()
     )
+
+
+def remove_leftovers(data: Path) -> None:
+    """What a killed build left half written: a new one must not take it for its own."""
+    shutil.rmtree(data / "tokenizer", ignore_errors=True)
+    for half in data.glob(".*.partial"):
+        half.unlink()
 
 
 def what_shapes_data(
@@ -164,6 +163,11 @@ class Job:
         self.overlaps: list[tuple[str, str, str]] = []
         self.servers: list[Server] = []
         self.candidates: list[ServerPrediction] = []
+        self.writer: ScenarioWriter | None = None
+        if recipe.data.scenarios == "teacher":
+            assert recipe.data.teacher is not None
+            memory = run.data / "scenarios.jsonl"
+            self.writer = ScenarioWriter(recipe, recipe.data.teacher, memory)
         folder = resolve_path(recipe.data.servers) if recipe.data.servers else None
         self.held_out = HeldOut.of(benchmark, gold_tool_names(benchmark.path), folder)
 
@@ -181,57 +185,27 @@ class Job:
             raise disk_error(error, self.run.data) from error
         return table
 
-    def _pairs(self, sandbox: Sandbox) -> list[Pair]:
-        pairs: list[Pair] = []
-        for source in self.sources:
-            pairs += self._pairs_of(source)
-        if self.recipe.data.teacher is not None:
-            pairs += self._teachers_pairs(self.recipe.data.teacher, sandbox)
-        most = self.recipe.data.max_scenarios
-        if most is None:
-            return pairs
-        kept = shortest(pairs, most)
-        for pair in pairs:
-            if pair not in kept:
-                self.drops.add("data.max_scenarios (the shortest answers are kept)", pair.id)
-        return kept
-
-    def _teachers_pairs(self, settings: Teacher, sandbox: Sandbox) -> list[Pair]:
-        scenarios = training_scenarios(self.benchmark)
-        memory = self.run.data / "teacher.jsonl"
-        self.candidates = teacher.ask(self.recipe, settings, scenarios, sandbox, memory)
-        return teacher.pairs_of(self.candidates, scenarios, settings.licence, self.drops)
-
-    def _pairs_of(self, source: Source) -> Iterator[Pair]:
-        entry = source.entry
-        if entry.layout == "benchmark":
-            benchmark = load_benchmark(source.path)
-            if benchmark.digest != self.benchmark.digest:
-                raise UserError(
-                    f"source {source.name}",
-                    str(source.path),
-                    "is another benchmark than the recipe's",
-                    "set benchmark: to it, or declare its servers as a source of layout servers",
-                )
-            folder = resolve_path(entry.servers or "servers")
-            yield from benchmark_pairs(self.benchmark, folder, source.label, entry.licence)
-        elif entry.layout == "servers":
-            yield from folder_pairs(source.path, source.label, entry.licence)
-        elif entry.layout == "pairs":
-            for where, row in rows(source):
-                number = where.rpartition(" ")[2]
-                try:
-                    yield row_pair(decoded(row), number, source.label, entry.licence)
-                except Unfit as unfit:
-                    self.drops.add(unfit.reason, f"{source.label}: {where}", unfit.detail)
-
     def _server_samples(self) -> list[ChatSample]:
         recipe, memory = self.recipe, self.run.data
         runtime = runtime_digest(self.interpreter)
         with SandboxOnDemand(self.interpreter) as sandbox:
-            pairs = self._pairs(sandbox)
+            pairs = gather(recipe, self.benchmark, self.sources, self.drops)
+            if teacher.SOURCE in recipe.data.sources:
+                self.candidates, more = teacher.candidates(
+                    recipe, self.benchmark, sandbox, memory / "teacher.jsonl", self.drops
+                )
+                pairs += more
+            pairs = within_max_scenarios(pairs, recipe.data.max_scenarios, self.drops)
             verifier = Verifier(self.benchmark.path, sandbox, runtime, memory / "verified.jsonl")
-            servers = servers_of(recipe, pairs, self.held_out, verifier, self.drops, self.overlaps)
+            servers = servers_of(
+                recipe,
+                pairs,
+                self.held_out,
+                verifier,
+                self.writer or by_template,
+                self.drops,
+                self.overlaps,
+            )
             if recipe.data.teacher is not None:
                 servers = teacher.most_diverse(servers, recipe.data.teacher, self.drops)
             self.servers = servers
@@ -284,9 +258,8 @@ class Job:
                 yield [line for _, line in chunk]
 
         folder = resolve_tokenizer(self.recipe, self.run)
-        num_processes = self.recipe.data.num_processes
-        make = partial(Measurer, folder, self.recipe.train, num_processes > 1)
-        for measured in ordered_map(make, line_chunks(), num_processes):
+        make = partial(Measurer, folder, self.recipe.train)
+        for measured in ordered_map(make, line_chunks(), self.recipe.data.num_processes):
             table.measure(rows_of_chunks.pop(0), measured, self.recipe.data.max_tokens, self.drops)
 
     def mix(self, table: Table, weights: dict[str, float]) -> None:
@@ -340,6 +313,8 @@ class Job:
         )
         if self.candidates:
             summary["teacher"] = teacher.yields(self.candidates, self.servers)
+        if self.writer:
+            summary["scenario_writer"] = self.writer.facts()
         report.write(self.recipe, data, summary, report.examples(self.recipe, table))
         for name, wanted in (("train", False), ("val", True)):
             chosen = (line for row, line in table.lines() if validates[row] == wanted)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from pydantic_core import PydanticSerializationError
 
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.corpus.filters import check_text
 from toolgenesis_sft.corpus.overlap import HeldOut, sample_traces
-from toolgenesis_sft.corpus.shingles import signature, text_shingles
+from toolgenesis_sft.corpus.shingles import Hashes, signature, text_shingles
 from toolgenesis_sft.corpus.sources import Row, Source, decoded
 from toolgenesis_sft.corpus.trajectories import convert
 from toolgenesis_sft.errors import UserError
@@ -46,23 +47,36 @@ class Examiner:
 
     def __call__(self, chunk: Sequence[Row]) -> Examined:
         result = Examined()
+        samples: list[tuple[ChatSample, str]] = []
+        texts: list[str] = []
         for where, row in chunk:
             what = f"{self.source.label}: {where}"
             try:
-                self._examine(where, row, result)
+                sample = self._sample(where, row)
+                line = written(sample)
+                chat.check(sample)
+                text = spoken_text(sample.messages)
+                check_text(text)
             except Unfit as unfit:
                 result.drops.append((unfit.reason, what, unfit.detail))
             except UserError as error:
                 result.drops.append(("wrong role order or empty answer", what, error.rule))
+            else:
+                samples.append((sample, line))
+                texts.append(text)
+        for (sample, line), hashes in zip(samples, text_shingles(texts), strict=True):
+            self._compare(sample, line, hashes, result)
         return result
 
-    def _examine(self, where: str, row: bytes | dict[str, object], result: Examined) -> None:
+    def _sample(self, where: str, row: bytes | dict[str, object]) -> ChatSample:
+        """Raises Unfit where the row is no conversation."""
         layout = self.source.entry.layout
         assert layout != "benchmark"
         assert layout != "servers"
         assert layout != "pairs"
+        assert layout != "transcripts"
         conversation = convert(decoded(row), layout)
-        sample = ChatSample(
+        return ChatSample(
             id=f"{self.source.label}/{where.rpartition(' ')[2]}",
             messages=conversation.messages,
             tools=conversation.tools,
@@ -70,19 +84,26 @@ class Examiner:
             source=self.source.label,
             licence=self.source.entry.licence,
         )
-        chat.check(sample)
-        spoken = spoken_text(sample.messages)
-        check_text(spoken)
-        hashes = text_shingles(spoken)
+
+    def _compare(self, sample: ChatSample, line: str, hashes: Hashes, result: Examined) -> None:
         overlap = self.held_out.overlap(sample_traces(sample, hashes))
         if overlap and self.exclude:
-            raise Unfit(f"overlap: {overlap.sign}", overlap.line())
+            result.drops.append((f"overlap: {overlap.sign}", sample.id, overlap.line()))
+            return
         if overlap:
             result.overlaps.append((sample.id, overlap.slug, overlap.line()))
-        result.lines.append(sample.to_line())
+        result.lines.append(line)
         result.ids.append(sample.id)
         result.digests.append(conversation_digest(sample))
         result.signatures.append(signature(hashes))
+
+
+def written(sample: ChatSample) -> str:
+    """The sample's line. Raises Unfit where JSON's escapes hid half a character (`\\ud800`)."""
+    try:
+        return sample.to_line()
+    except PydanticSerializationError as error:
+        raise Unfit("not Unicode text", str(error)) from error
 
 
 def spoken_text(messages: Sequence[Message]) -> str:

@@ -29,7 +29,8 @@ class Drops:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         shown = self.examples.setdefault(reason, [])
         if len(shown) < EXAMPLES_PER_REASON:
-            shown.append((what, " ".join(detail.split())[:EXAMPLE_CHARS]))
+            writable = detail[: 4 * EXAMPLE_CHARS].encode(errors="replace").decode()
+            shown.append((what, " ".join(writable.split())[:EXAMPLE_CHARS]))
 
     @property
     def total(self) -> int:

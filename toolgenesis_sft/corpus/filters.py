@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from toolgenesis_sft.corpus.drops import Unfit
@@ -17,6 +17,7 @@ from toolgenesis_sft.prompts import compiles
 from toolgenesis_sft.records import ToolSchema
 
 PEM_HEAD = "-----BEGIN "  # whole keys are recognised by the line that opens them
+REPLACEMENT = "\ufffd"
 MIN_REPEATING_CHARS = 2_000
 # A text that zlib shrinks to less than a twentieth says the same thing over and over; programs
 # and prose lie between a half and an eighth.
@@ -25,45 +26,67 @@ MAX_COMPRESSION = 20.0
 
 @dataclass(frozen=True)
 class Pattern:
-    """`hint` is a text that every match contains: without it the costly search is not begun."""
+    """Every match contains one of `hints`: without any the costly search is not begun.
+    is_private: the last word on a match."""
 
     reason: str
-    hint: str
+    hints: tuple[str, ...]
     regex: re.Pattern[str]
+    is_private: Callable[[re.Match[str]], bool] = bool
 
 
-SECRETS = (
-    Pattern("secret: private key", PEM_HEAD, re.compile(PEM_HEAD + r"(?:[A-Z]+ )*PRIVATE KEY")),
-    Pattern("secret: AWS key", "A", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
-    Pattern("secret: GitHub token", "gh", re.compile(r"\bgh[pousr]_[0-9A-Za-z]{36,}\b")),
-    Pattern("secret: GitHub token", "github_pat_", re.compile(r"\bgithub_pat_\w{50,}\b")),
-    Pattern("secret: OpenAI key", "sk-", re.compile(r"\bsk-(?:proj-|ant-)?[0-9A-Za-z_-]{32,}\b")),
-    Pattern("secret: Hugging Face token", "hf_", re.compile(r"\bhf_[0-9A-Za-z]{30,}\b")),
-    Pattern("secret: Google key", "AIza", re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
-    Pattern("secret: Slack token", "xox", re.compile(r"\bxox[abprs]-[0-9A-Za-z-]{10,}\b")),
-    Pattern("secret: JSON web token", "eyJ", re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+")),
-    Pattern("secret: password in a URL", "://", re.compile(r"://[^\s/:@{}<>]+:[^\s/@{}<>]{3,}@\w")),
-)
-EMAIL = Pattern(
-    "personal data: e-mail address",
-    "@",
-    re.compile(r"\b[\w.+-]+@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,})\b"),
-)
 # RFC 2606 reserves these for documentation; nobody's mail arrives there.
 RESERVED_DOMAIN = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net))?|test|invalid|localhost)$")
-PHONE = Pattern(
-    "personal data: phone number",
-    "+",
-    re.compile(r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .-]?\(?\d{2,5}\)?){3,5}\b"),
-)
-SOCIAL_SECURITY = Pattern(
-    "personal data: social security number", "-", re.compile(r"\b(?!000|666|9)\d{3}-\d{2}-\d{4}\b")
-)
-# Four groups and no fifth beside them: a column of numbers is no card.
-CARD = Pattern(
-    "personal data: card number",
-    "",
-    re.compile(r"(?<!\d[ -])\b[3-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{4}\b(?![ -]\d)"),
+PATTERNS = (
+    Pattern("secret: private key", (PEM_HEAD,), re.compile(PEM_HEAD + r"(?:[A-Z]+ )*PRIVATE KEY")),
+    Pattern("secret: AWS key", ("AKIA", "ASIA"), re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
+    Pattern(
+        "secret: GitHub token",
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
+        re.compile(r"\bgh[pousr]_[0-9A-Za-z]{36,}\b"),
+    ),
+    Pattern("secret: GitHub token", ("github_pat_",), re.compile(r"\bgithub_pat_\w{50,}\b")),
+    Pattern(
+        "secret: OpenAI key", ("sk-",), re.compile(r"\bsk-(?:proj-|ant-)?[0-9A-Za-z_-]{32,}\b")
+    ),
+    Pattern("secret: Hugging Face token", ("hf_",), re.compile(r"\bhf_[0-9A-Za-z]{30,}\b")),
+    Pattern("secret: Google key", ("AIza",), re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
+    Pattern("secret: Slack token", ("xox",), re.compile(r"\bxox[abprs]-[0-9A-Za-z-]{10,}\b")),
+    Pattern(
+        "secret: JSON web token",
+        ("eyJ",),
+        re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+"),
+    ),
+    Pattern(
+        "secret: password in a URL",
+        ("://",),
+        re.compile(r"://[^\s/:@{}<>]+:[^\s/@{}<>]{3,}@\w"),
+    ),
+    # Found from its sign on: a search for what may stand before one would try every word.
+    Pattern(
+        "personal data: e-mail address",
+        ("@",),
+        re.compile(r"@(?<=[\w+-]@)([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,})\b"),
+        lambda found: not RESERVED_DOMAIN.search(found.group(1).lower()),
+    ),
+    Pattern(
+        "personal data: phone number",
+        ("+",),
+        re.compile(r"\+(?<![\w+].)[1-9]\d{0,2}(?:[ .-]?\(?\d{2,5}\)?){3,5}\b"),
+    ),
+    # The next two begin with a digit, which is searched for fast, and then look back.
+    Pattern(
+        "personal data: social security number",
+        ("-",),
+        re.compile(r"\d{3}(?<!\w...)(?<!000)(?<!666)(?<!9..)-\d{2}-\d{4}\b"),
+    ),
+    # Four groups and no fifth beside them: a column of numbers is no card.
+    Pattern(
+        "personal data: card number",
+        ("",),
+        re.compile(r"[3-6]\d{3}(?<!\w....)(?<!\d[ -]....)([ -]?)\d{4}\1\d{4}\1\d{4}\b(?![ -]\d)"),
+        lambda found: _passes_luhn(re.sub(r"\D", "", found.group())),
+    ),
 )
 UNFINISHED = re.compile(
     r"NotImplementedError|\b(?:TODO|FIXME|XXX)\b"
@@ -75,32 +98,26 @@ UNFINISHED = re.compile(
 
 def private_findings(text: str) -> Iterator[tuple[str, str]]:
     """(reason, what was found with its middle hidden) for secrets and personal data."""
-    for pattern in SECRETS:
-        if pattern.hint in text and (found := pattern.regex.search(text)):
-            yield pattern.reason, _hidden(found.group())
-    if EMAIL.hint in text:
-        for found in EMAIL.regex.finditer(text):
-            if not RESERVED_DOMAIN.search(found.group(1).lower()):
-                yield EMAIL.reason, _hidden(found.group())
-                break
-    if PHONE.hint in text and (found := PHONE.regex.search(text)):
-        yield PHONE.reason, _hidden(found.group())
-    if SOCIAL_SECURITY.hint in text and (found := SOCIAL_SECURITY.regex.search(text)):
-        yield SOCIAL_SECURITY.reason, _hidden(found.group())
-    for found in CARD.regex.finditer(text):
-        if _luhn(re.sub(r"\D", "", found.group())):
-            yield CARD.reason, _hidden(found.group())
-            break
+    for pattern in PATTERNS:
+        if any(hint in text for hint in pattern.hints):
+            for found in pattern.regex.finditer(text):
+                if pattern.is_private(found):
+                    yield pattern.reason, _hidden(found.group())
+                    break
 
 
 def check_text(text: str) -> None:
-    """Raise Unfit for the first secret, personal datum or endless repetition."""
+    """Raise Unfit for half a character, a secret, a personal datum or endless repetition."""
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise Unfit("not Unicode text", str(error)) from error
+    if REPLACEMENT in text:
+        raise Unfit("not Unicode text", "holds U+FFFD, where bytes were lost")
     for reason, shown in private_findings(text):
         raise Unfit(reason, shown)
-    if len(text) >= MIN_REPEATING_CHARS:
-        raw = text.encode()
-        if len(raw) > MAX_COMPRESSION * len(zlib.compress(raw, 1)):
-            raise Unfit("quality: repeats itself", text[:80])
+    if len(text) >= MIN_REPEATING_CHARS and len(raw) > MAX_COMPRESSION * len(zlib.compress(raw, 1)):
+        raise Unfit("quality: repeats itself", text[:80])
 
 
 def check_server(code: str, tools: tuple[ToolSchema, ...]) -> None:
@@ -147,7 +164,7 @@ def _hidden(text: str) -> str:
     return text[:4] + "..." + text[-2:] if len(text) > 8 else text[:2] + "..."
 
 
-def _luhn(digits: str) -> bool:
+def _passes_luhn(digits: str) -> bool:
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (1 + place % 2)

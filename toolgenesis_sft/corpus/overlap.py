@@ -143,6 +143,6 @@ def _held_out_server(
         slug=scenario.slug,
         slug_key=slug_key(scenario.slug),
         tool_names=frozenset(map(name_key, tool_names)),
-        prompt=text_shingles(scenario.prompt),
+        prompt=text_shingles([scenario.prompt])[0],
         code=code_shingles(code) if code else NOTHING,
     )

@@ -14,11 +14,12 @@ from toolgenesis_sft.config import Section, checked
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.predictions import read_predictions
-from toolgenesis_sft.prompts import parse_prediction
+from toolgenesis_sft.prompts import TrialCall, parse_prediction
 from toolgenesis_sft.records import Json, Scenario, ServerClass, ServerPrediction
 from toolgenesis_sft.yaml_text import read_yaml
 
 PROMPT_COLUMNS = ("prompt", "scenario", "agent_input_prompt")
+BYTE_ORDER_MARK = "\ufeff"  # of files, no part of a program
 CODE_COLUMNS = ("code", "env_code", "server_code")
 
 
@@ -47,6 +48,7 @@ class Pair:
     prompt: None where the scenario is to be written from the live tools.
     in_benchmark: the recipe's benchmark has unit tests for it.
     variant: tells several servers of one scenario apart.
+    faults, calls: of a coder agent's server, the broken programs before it and the trial calls.
     """
 
     slug: str
@@ -60,6 +62,8 @@ class Pair:
     examples: tuple[Example, ...] = ()
     in_benchmark: bool = False
     variant: str = ""
+    faults: tuple[str, ...] = ()
+    calls: tuple[TrialCall, ...] = ()
 
     @property
     def id(self) -> str:
@@ -78,7 +82,13 @@ class Pair:
 
 
 def of_scenario(
-    scenario: Scenario, code: str, source: str, licence: str, variant: str = ""
+    scenario: Scenario,
+    code: str,
+    source: str,
+    licence: str,
+    variant: str = "",
+    faults: tuple[str, ...] = (),
+    calls: tuple[TrialCall, ...] = (),
 ) -> Pair:
     """A server for a training scenario of the recipe's benchmark."""
     return Pair(
@@ -92,6 +102,8 @@ def of_scenario(
         server_class=scenario.server_class,
         in_benchmark=True,
         variant=variant,
+        faults=faults,
+        calls=calls,
     )
 
 
@@ -134,7 +146,7 @@ def folder_pairs(folder: Path, source: str, licence: str) -> Iterator[Pair]:
         )
         yield Pair(
             slug=prediction.slug,
-            code=parse_prediction(prediction).code or "",
+            code=(parse_prediction(prediction).code or "").removeprefix(BYTE_ORDER_MARK),
             source=source,
             licence=licence,
             prompt=facts.prompt,
@@ -192,9 +204,4 @@ def _read(folder: Path) -> list[ServerPrediction]:
         raise UserError(
             "data.servers", str(folder), "is no folder", "give the folder that holds <slug>.py"
         )
-    try:
-        return sorted(read_predictions(folder), key=lambda prediction: prediction.slug)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            "server", str(folder), "holds a file that is not UTF-8", "mend it"
-        ) from error
+    return sorted(read_predictions(folder), key=lambda prediction: prediction.slug)

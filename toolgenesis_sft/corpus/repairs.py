@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolgenesis_sft.client import Completion
-from toolgenesis_sft.corpus.breakages import CATALOGUE, Breakage
+from toolgenesis_sft.chat_protocol import Completion
+from toolgenesis_sft.corpus.breakages import CATALOGUE
 from toolgenesis_sft.corpus.drops import Drops
 from toolgenesis_sft.corpus.pairs import Pair
 from toolgenesis_sft.corpus.servers import Server
 from toolgenesis_sft.corpus.splits import rank
+from toolgenesis_sft.corpus.verify import timed_out
 from toolgenesis_sft.generation.coder_agent import try_out
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.prompts import TrialCall, agent_answer, schema_text
@@ -25,7 +26,7 @@ from toolgenesis_sft.runs import append_record, fingerprint, mend_torn_line, rea
 from toolgenesis_sft.sandbox.session import Sandbox
 
 MAX_REPAIRS_PER_SERVER = 6  # more teach the same program over and over
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 
 class Tried(Record):
@@ -94,10 +95,10 @@ class Repairer:
             for (server, breakage, broken), tried in zip(batch, trials, strict=True):
                 pair_id = server.pair.id
                 if not tried.report:
-                    self.drops.add("repair: the fault breaks nothing", pair_id, breakage.name)
+                    self.drops.add("repair: the fault breaks nothing", pair_id, breakage)
                     continue
                 num_of[pair_id] = num_of.get(pair_id, 0) + 1
-                found.append(Repair(server, breakage.name, broken, tried.report, calls[pair_id]))
+                found.append(Repair(server, breakage, broken, tried.report, calls[pair_id]))
         return found
 
     def _try_all(
@@ -123,18 +124,21 @@ class Repairer:
             Progress("build", len(jobs), "trials") as progress,
         ):
             for tried in pool.map(one, jobs):
-                if tried.key not in self.known:
+                if tried.key not in self.known and not timed_out(tried.report):
                     append_record(self.memory, tried)
                     self.known[tried.key] = tried
                 progress.done("faults found" if tried.report else "passed")
                 yield tried
 
 
-def _breakages(server: Server, seed: int) -> Iterator[tuple[Breakage, str]]:
-    """The faults that apply to a server, by digest, so that servers get different ones first."""
+def _breakages(server: Server, seed: int) -> Iterator[tuple[str, str]]:
+    """(name, broken program) of the faults that a server's own author made, then of those of the
+    catalogue that apply, by digest, so that servers get different ones first."""
+    for number, version in enumerate(server.pair.faults, start=1):
+        yield f"turn_{number}_from_the_end", version
     code = server.pair.code.strip() + "\n"
     places = {b.name: rank(seed, f"{server.pair.id}:{b.name}") for b in CATALOGUE}
     for breakage in sorted(CATALOGUE, key=lambda b: places[b.name]):
         broken = breakage.apply(code, int(places[breakage.name][:8], 16))
         if broken is not None and broken != code:
-            yield breakage, broken
+            yield breakage.name, broken

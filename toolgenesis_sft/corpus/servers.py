@@ -20,7 +20,7 @@ from toolgenesis_sft.corpus.shingles import (
     signature,
     text_shingles,
 )
-from toolgenesis_sft.corpus.verify import Thresholds, Verification, Verifier
+from toolgenesis_sft.corpus.verify import Thresholds, Verifier
 from toolgenesis_sft.records import ToolSchema
 
 
@@ -32,11 +32,16 @@ class Server:
     tools: tuple[ToolSchema, ...]
 
 
+# Of each server that came without a scenario the text of one, or why there is none.
+Describer = Callable[[Sequence[Server]], Sequence["str | Unfit"]]
+
+
 def servers_of(
     recipe: Recipe,
     pairs: Sequence[Pair],
     held_out: HeldOut,
     verifier: Verifier,
+    describer: Describer,
     drops: Drops,
     overlaps: list[tuple[str, str, str]],
 ) -> list[Server]:
@@ -69,14 +74,23 @@ def servers_of(
         seen.add(pair.code)
         candidates.append(pair)
     least = thresholds_of(recipe)
-    verdicts = list(verifier.verify(candidates, recipe.score.workers, least))
+    verified: list[Server] = []
+    for pair, verdict in zip(
+        candidates, verifier.verify(candidates, recipe.score.workers, least), strict=True
+    ):
+        if verdict.reason:
+            drops.add(verdict.reason, pair.id, verdict.detail)
+        else:
+            verified.append(Server(pair, verdict.tools))
+    texts = iter(describer([server for server in verified if server.pair.prompt is None]))
     servers: list[Server] = []
-    for pair, verdict in zip(candidates, verdicts, strict=True):
+    for server in verified:
         try:
-            server = _server(pair, verdict)
-            judge(server.pair, verdict.tools)
+            if server.pair.prompt is None:
+                server = _with_scenario(server, next(texts))
+            judge(server.pair, server.tools)
         except Unfit as unfit:
-            drops.add(unfit.reason, pair.id, unfit.detail)
+            drops.add(unfit.reason, server.pair.id, unfit.detail)
             continue
         servers.append(server)
     distinct = _distinct(servers, drops)
@@ -93,19 +107,22 @@ def thresholds_of(recipe: Recipe) -> Callable[[Pair], Thresholds]:
     return lambda pair: asked if pair.source == "teacher" else Thresholds()
 
 
-def _server(pair: Pair, verdict: Verification) -> Server:
-    if verdict.reason:
-        raise Unfit(verdict.reason, verdict.detail)
-    if pair.prompt is None:
-        pair = dataclasses.replace(pair, prompt=describe(pair.slug, pair.code, verdict.tools))
-    return Server(pair, verdict.tools)
+def by_template(servers: Sequence[Server]) -> list[str | Unfit]:
+    """Scenarios written from the live tools, without anybody's help."""
+    return [describe(server.pair.slug, server.pair.code, server.tools) for server in servers]
+
+
+def _with_scenario(server: Server, text: str | Unfit) -> Server:
+    if isinstance(text, Unfit):
+        raise text
+    return Server(dataclasses.replace(server.pair, prompt=text), server.tools)
 
 
 def _overlap(held_out: HeldOut, pair: Pair, tools: Sequence[ToolSchema]) -> Overlap | None:
     return held_out.overlap(
         Traces(
             slug=pair.slug,
-            prompt=text_shingles(pair.prompt or ""),
+            prompt=text_shingles([pair.prompt or ""])[0],
             code=code_shingles(pair.code),
             tool_names=frozenset(tool.name for tool in tools),
         )

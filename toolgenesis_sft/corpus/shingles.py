@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
-import xxhash
 from datasketch import MinHash
 from numpy.typing import NDArray
 
@@ -24,25 +25,31 @@ WORDS_PER_SHINGLE = 5
 TOKENS_PER_CODE_SHINGLE = 8
 NUM_PERMUTATIONS = 64
 MINHASH_SCHEME = "affine32"
+MURMUR_FINALISER = ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1))  # (shift, factor)
+EMPTY_SIGNATURE = 0xFFFFFFFF
 # With 16 bands of 4 values a pair of Jaccard 0.8 is looked at with probability 0.9998, one of 0.3
 # with 0.12; whoever was looked at is judged by the whole signature.
 NUM_BANDS = 16
 NEAR_DUPLICATE = 0.8  # estimated Jaccard; its standard error at 64 permutations is 0.05
-WORD = re.compile(r"\w+|[^\w\s]")
 MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: spreads consecutive positions
+INVERSE = pow(MULTIPLIER, -1, 1 << 64)
+SPACE, LETTER, SIGN = 0, 1, 2  # what a character is to a text of words
+CHARACTERS_AT_ONCE = 1 << 17  # of the texts hashed together: arrays of a megabyte
+HASHES_AT_ONCE = 1 << 14  # of a large set: arrays of four megabytes
 OWN_NAME = "v"
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 NOTHING: Hashes = np.zeros(0, dtype=np.uint64)
 
 
-def text_shingles(text: str) -> Hashes:
-    """Hashes of all runs of five words, case folded."""
-    return _shingles(WORD.findall(text.lower()), WORDS_PER_SHINGLE)
+def text_shingles(texts: Sequence[str]) -> list[Hashes]:
+    """Of each text the hashes of all runs of five words, case folded."""
+    return _shingles([text.lower() for text in texts], WORDS_PER_SHINGLE)
 
 
 def code_shingles(code: str) -> Hashes:
     """Hashes of all runs of eight tokens of a normalised program; of its words if it is none."""
-    return _shingles(WORD.findall(normalised(code)), TOKENS_PER_CODE_SHINGLE)
+    [hashes] = _shingles([normalised(code)], TOKENS_PER_CODE_SHINGLE)
+    return hashes
 
 
 def normalised(code: str) -> str:
@@ -88,12 +95,18 @@ def union(sets: Iterable[Hashes]) -> Hashes:
 
 
 def signature(hashes: Hashes) -> Signature:
-    """MinHash signature of a set. All empty sets share one."""
-    minhash = MinHash(
-        NUM_PERMUTATIONS, hashfunc=int, permutations=_permutations(), scheme=MINHASH_SCHEME
-    )
-    minhash.update_batch((hashes & np.uint64(0xFFFFFFFF)).tolist())
-    return np.asarray(minhash.hashvalues, dtype=np.uint32)
+    """MinHash signature of a set: what datasketch's MinHash.update_batch gives for the lower 32
+    bits, without an object and a list for each set. All empty sets share one."""
+    scale, shift = _permutations()
+    mixed = hashes.astype(np.uint32)
+    for bits, factor in MURMUR_FINALISER:
+        mixed ^= mixed >> np.uint32(bits)
+        mixed *= np.uint32(factor)
+    values = np.full(NUM_PERMUTATIONS, EMPTY_SIGNATURE, dtype=np.uint32)
+    for start in range(0, len(mixed), HASHES_AT_ONCE):
+        part = mixed[start : start + HASHES_AT_ONCE, None]
+        np.minimum(values, (part * scale + shift).min(axis=0), out=values)
+    return values
 
 
 def near_duplicates(
@@ -144,20 +157,77 @@ def _compare(
         similarity[row[better]] = equal[better]
 
 
-def _shingles(words: Sequence[str], width: int) -> Hashes:
-    if not words:
-        return NOTHING
-    hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
-    width = min(width, len(hashes))
-    total = np.zeros(len(hashes) - width + 1, dtype=np.uint64)
+def _shingles(texts: Sequence[str], width: int) -> list[Hashes]:
+    """Of each text the distinct hashes of its runs of `width` words; shorter texts are one run."""
+    shingles: list[Hashes] = []
+    for group in _groups(texts):
+        words, bounds = _word_hashes(group)
+        runs = _runs(words, width)
+        for start, stop in pairwise(bounds):
+            if stop - start >= width:
+                shingles.append(_distinct(runs[start : stop - width + 1]))
+            else:
+                shingles.append(_runs(words[start:stop], stop - start) if stop > start else NOTHING)
+    return shingles
+
+
+def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Neighbouring texts that are hashed together: one large array costs less than many small."""
+    start = num_characters = 0
+    for number, text in enumerate(texts):
+        if number > start and num_characters + len(text) > CHARACTERS_AT_ONCE:
+            yield texts[start:number]
+            start, num_characters = number, 0
+        num_characters += len(text)
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _word_hashes(texts: Sequence[str]) -> tuple[Hashes, list[int]]:
+    """A hash of each word and each sign, in order; text i has those of bounds[i] to bounds[i + 1].
+
+    A word's hash is the polynomial of its characters, taken from sums over the whole array.
+    """
+    whole = "\n".join(texts) + "\n"
+    points = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    kinds = _kinds_of_characters()[points]
+    is_letter, is_sign = kinds == LETTER, kinds == SIGN
+    starts = np.flatnonzero(is_sign | (is_letter & ~np.r_[False, is_letter[:-1]]))
+    stops = np.flatnonzero(is_sign | (is_letter & ~np.r_[is_letter[1:], False])) + 1
+    powers = np.full(len(points), MULTIPLIER, dtype=np.uint64)
+    sums = np.r_[np.uint64(0), np.cumsum(points * np.cumprod(powers), dtype=np.uint64)]
+    powers[:] = INVERSE
+    hashes = (sums[stops] - sums[starts]) * np.cumprod(powers)[starts]
+    hashes ^= hashes >> np.uint64(29)
+    hashes *= np.uint64(MULTIPLIER)
+    hashes ^= hashes >> np.uint64(32)
+    ends_of_texts = np.cumsum([len(text) + 1 for text in texts])
+    return hashes, [0, *np.searchsorted(starts, ends_of_texts).tolist()]
+
+
+def _runs(words: Hashes, width: int) -> Hashes:
+    """A hash of each `width` neighbours; none where there are fewer."""
+    total = np.zeros(max(0, len(words) - width + 1), dtype=np.uint64)
     for offset in range(width):
-        total = total * np.uint64(MULTIPLIER) + hashes[offset : offset + len(total)]
-    return np.unique(total ^ (total >> np.uint64(32)))
+        total *= np.uint64(MULTIPLIER)
+        total += words[offset : offset + len(total)]
+    return total ^ (total >> np.uint64(32))
 
 
-@lru_cache(maxsize=1 << 17)
-def _word_hash(word: str) -> int:
-    return int(xxhash.xxh3_64_intdigest(word.encode()))
+def _distinct(hashes: Hashes) -> Hashes:
+    ordered = np.sort(hashes)
+    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]]
+
+
+@lru_cache(maxsize=1)
+def _kinds_of_characters() -> NDArray[np.uint8]:
+    """SPACE, LETTER or SIGN of every code point, as `re` sees white space and words."""
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    kinds = np.full(len(everything), SIGN, dtype=np.uint8)
+    for pattern, kind in ((r"\s+", SPACE), (r"\w+", LETTER)):
+        for found in re.finditer(pattern, everything):
+            kinds[found.start() : found.end()] = kind
+    return kinds
 
 
 @lru_cache(maxsize=1)

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from toolgenesis_sft.config import Recipe, Section, checked, resolve_path
 from toolgenesis_sft.corpus.drops import Unfit
-from toolgenesis_sft.corpus.trajectories import CONVERTERS, detect
+from toolgenesis_sft.corpus.trajectories import detect
+from toolgenesis_sft.corpus.transcripts import COLUMNS
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Json
 from toolgenesis_sft.runs import sha256_file
@@ -24,6 +25,7 @@ SourceLayout = Literal[
     "benchmark",
     "servers",
     "pairs",
+    "transcripts",
     "messages",
     "sharegpt",
     "alpaca",
@@ -55,7 +57,7 @@ class SourceEntry(Section):
     def exactly_one(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("set exactly one of path and hub")
-        if self.hub and self.layout in ("benchmark", "servers"):
+        if self.hub and self.layout in ("benchmark", "servers", "transcripts"):
             raise ValueError(
                 "a hub data set has rows: take the layout pairs or one of trajectories"
             )
@@ -78,7 +80,7 @@ class Source:
 
     @property
     def has_servers(self) -> bool:
-        return self.entry.layout in ("benchmark", "servers", "pairs")
+        return self.entry.layout in ("benchmark", "servers", "pairs", "transcripts")
 
     def facts(self) -> dict[str, Json]:
         return {
@@ -189,6 +191,13 @@ def _entry(name: str, recipe: Recipe, catalogue: dict[str, SourceEntry]) -> Sour
             "declare it there, or give a folder of servers or a .jsonl or .parquet file",
         )
     holds_servers = path.is_dir() or path.suffix == ".json"  # a folder, or a registry.json
+    if path.suffix == ".json" and path.read_bytes().lstrip().startswith(b"["):
+        raise UserError(
+            "data.sources",
+            name,
+            "is one JSON list, which cannot be read row by row",
+            "write one row a line and call it .jsonl",
+        )
     layout: SourceLayout = "servers" if holds_servers else _detected(path)
     return SourceEntry(layout=layout, path=str(path), licence=NOT_STATED)
 
@@ -216,7 +225,9 @@ def _benchmark_entry(recipe: Recipe, catalogue: dict[str, SourceEntry]) -> Sourc
 def _detected(path: Path) -> SourceLayout:
     entry = SourceEntry(layout="messages", path=str(path), licence=NOT_STATED)
     probe = Source(path.name, path.stem, entry, path, "")
-    _, first = next(rows(probe), ("", {}))
+    _, first = next(rows(probe), ("", None))
+    if first is None:
+        raise UserError("data.sources", str(path), "holds no row", "mend it, or take it out")
     try:
         row = decoded(first)
     except Unfit as fault:
@@ -224,6 +235,8 @@ def _detected(path: Path) -> SourceLayout:
     layout = detect(row)
     if layout:
         return layout
+    if set(row) >= COLUMNS:
+        return "transcripts"
     if {"code", "env_code", "server_code"} & set(row):
         return "pairs"
     raise _no_layout(path, f"columns {sorted(row)}")
@@ -234,8 +247,8 @@ def _no_layout(path: Path, detail: str) -> UserError:
         "data.sources",
         str(path),
         f"its first row is in no known layout ({detail})",
-        "declare it in data/sources.yaml with one of the layouts benchmark, servers, pairs, "
-        + ", ".join(CONVERTERS),
+        "declare it in data/sources.yaml with one of the layouts "
+        + ", ".join(get_args(SourceLayout)),
     )
 
 

@@ -9,28 +9,54 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
+from toolgenesis_sft.benchmark import Benchmark
 from toolgenesis_sft.client import HOPELESS, ModelClient
 from toolgenesis_sft.config import Generate, Recipe, Teacher
 from toolgenesis_sft.corpus.drops import Drops
-from toolgenesis_sft.corpus.pairs import Pair, of_scenario
+from toolgenesis_sft.corpus.pairs import Pair, of_scenario, training_scenarios
 from toolgenesis_sft.corpus.servers import Server
 from toolgenesis_sft.corpus.shingles import code_shingles, signature
-from toolgenesis_sft.errors import HarnessFault, ModelFault
+from toolgenesis_sft.errors import HarnessFault
 from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
 from toolgenesis_sft.generation.direct import direct
 from toolgenesis_sft.generation.request import Request
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.prompts import parse_prediction
-from toolgenesis_sft.records import Json, Scenario, ServerPrediction
+from toolgenesis_sft.records import Json, Record, Scenario, ServerPrediction
 from toolgenesis_sft.runs import append_record, mend_torn_line, read_records
 from toolgenesis_sft.sandbox.session import Sandbox
 
 SOURCE = "teacher"
+R = TypeVar("R", bound=Record)
+
+
+def candidates(
+    recipe: Recipe, benchmark: Benchmark, sandbox: Sandbox, memory: Path, drops: Drops
+) -> tuple[list[ServerPrediction], list[Pair]]:
+    """What the teacher wrote for the training scenarios, and the pairs that hold a program."""
+    teacher = recipe.data.teacher
+    assert teacher is not None, "the recipe's rules ask for it"
+    scenarios = training_scenarios(benchmark)
+    predictions = ask(recipe, teacher, scenarios, sandbox, memory)
+    return predictions, pairs_of(predictions, scenarios, teacher.licence, drops)
+
+
+@dataclass(frozen=True)
+class Errand(Generic[R]):
+    """One thing to ask for. key: what its answer is known by; name: how a fault speaks of it."""
+
+    key: Hashable
+    name: str
+    go: Callable[[ModelClient], Awaitable[R]]
 
 
 def ask(
@@ -43,68 +69,83 @@ def ask(
     settings = Generate(
         engine="endpoint",
         endpoint_url=teacher.url,
-        endpoint_model=teacher.model,
-        api_key_variable=teacher.key_variable,
         strategies=(teacher.strategy,),
         max_tokens=teacher.max_tokens,
         temperature=teacher.temperature,
         seed=teacher.seed,
-        concurrency=recipe.generate.concurrency,
-        request_timeout_s=recipe.generate.request_timeout_s,
     )
-    requests = [
-        Request(teacher.model, teacher.strategy, scenario, number, settings)
-        for scenario in scenarios
-        for number in range(teacher.num_candidates)
-    ]
+    workshop = Workshop(sandbox)
+    errands = []
+    for scenario in scenarios:
+        for number in range(teacher.num_candidates):
+            request = Request(teacher.model, teacher.strategy, scenario, number, settings)
+            go = partial(_candidate, request=request, workshop=workshop)
+            errands.append(Errand(request.key, scenario.slug, go))
+    return run_errands(recipe, teacher, errands, memory, ServerPrediction, "candidates")
+
+
+def run_errands(
+    recipe: Recipe,
+    teacher: Teacher,
+    errands: Sequence[Errand[R]],
+    memory: Path,
+    kind: type[R],
+    unit: str,
+) -> list[R]:
+    """The answer to each errand, in their order; only what `memory` lacks is asked for.
+
+    Raises HarnessFault where the teacher cannot be reached, or left errands without an answer.
+    """
     mend_torn_line(memory)
-    done = {prediction.key for prediction in read_records(memory, ServerPrediction)}
-    missing = [request for request in requests if request.key not in done]
+    key_of = attrgetter("key")
+    done = set(map(key_of, read_records(memory, kind)))
+    missing = [errand for errand in errands if errand.key not in done]
     if missing:
-        unanswered = asyncio.run(_ask_all(settings, missing, Workshop(sandbox), memory))
+        unanswered = asyncio.run(_ask_all(recipe, teacher, missing, memory, unit))
         if unanswered:
             raise HarnessFault(
                 "unanswered", f"{len(unanswered)} requests to the teacher, first {unanswered[0]}"
             )
-    by_key = {prediction.key: prediction for prediction in read_records(memory, ServerPrediction)}
-    return [by_key[request.key] for request in requests]
+    by_key = {key_of(record): record for record in read_records(memory, kind)}
+    return [by_key[errand.key] for errand in errands]
 
 
 async def _ask_all(
-    settings: Generate, requests: Sequence[Request], workshop: Workshop, memory: Path
+    recipe: Recipe, teacher: Teacher, errands: Sequence[Errand[R]], memory: Path, unit: str
 ) -> list[str]:
     """Ask and append. Returns what had no answer, with its fault."""
-    queue = iter(requests)
+    queue = iter(errands)
     unanswered: list[str] = []
     hopeless: list[HarnessFault] = []
+    concurrency = recipe.generate.concurrency
     async with ModelClient(
-        settings.endpoint_url or "",
-        settings.endpoint_model or "",
-        settings.api_key_variable,
-        settings.concurrency,
-        settings.request_timeout_s,
+        teacher.url,
+        teacher.model,
+        teacher.key_variable,
+        concurrency,
+        recipe.generate.request_timeout_s,
     ) as client:
-        with Progress("build: teacher", len(requests), "candidates") as progress:
+        with Progress("build: teacher", len(errands), unit) as progress:
 
             async def work() -> None:
-                for request in queue:
+                for errand in queue:
                     if hopeless:  # nothing more is asked; what is in flight still comes home
                         return
                     try:
-                        prediction = await _candidate(client, request, workshop)
+                        record = await errand.go(client)
                     except HarnessFault as fault:
                         if fault.kind in HOPELESS:
                             hopeless.append(fault)
                             return
-                        unanswered.append(f"{request.scenario.slug} ({fault})")
+                        unanswered.append(f"{errand.name} ({fault})")
                         progress.done("unanswered")
                         continue
-                    append_record(memory, prediction)
-                    progress.done(prediction.finish_reason)
+                    append_record(memory, record)
+                    progress.done("answered")
 
             try:
                 async with asyncio.TaskGroup() as workers:
-                    for _ in range(min(settings.concurrency, len(requests))):
+                    for _ in range(min(concurrency, len(errands))):
                         workers.create_task(work())
             except ExceptionGroup as group:  # the first worker's word counts
                 raise group.exceptions[0] from None
@@ -114,12 +155,9 @@ async def _ask_all(
 
 
 async def _candidate(client: ModelClient, request: Request, workshop: Workshop) -> ServerPrediction:
-    try:
-        if request.strategy == "coder_agent":
-            return await coder_agent(client, request, workshop)
-        return await direct(client, request)
-    except ModelFault:
-        return request.out_of_context()
+    if request.strategy == "coder_agent":
+        return await coder_agent(client, request, workshop)
+    return await direct(client, request)
 
 
 def pairs_of(

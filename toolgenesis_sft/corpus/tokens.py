@@ -29,10 +29,10 @@ class Measured:
 class Measurer:
     """Renders and tokenises lines of chat samples as training does."""
 
-    def __init__(self, folder: Path, train: Train, alone: bool) -> None:
-        """alone: this process has a core of its own, so the tokenizer starts no threads."""
-        if alone:
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    def __init__(self, folder: Path, train: Train) -> None:
+        # data.num_processes says how many cores there are: threads of the tokenizer's own would
+        # share them, and wait for each other where other work is going on.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.tokenizer, self.train = load_tokenizer(folder), train
         self.turn_end = self.tokenizer.token_to_id(TURN_END)
 

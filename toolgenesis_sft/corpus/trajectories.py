@@ -1,20 +1,27 @@
 """Tool-use trajectories in the layouts people have -> messages and tools of a chat sample.
 
-Each layout is one function from a row to a Conversation; all end in `_turns`, which merges what
-belongs to one turn. The order of roles is checked where the sample is rendered, not here.
+Each layout is one function from a row to a Conversation; all end in `_conversation`, which merges
+what belongs to one turn. The order of roles is checked where the sample is rendered, not here.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pydantic import ValidationError
 
+from toolgenesis_sft.corpus.calls import (
+    call_of,
+    check_calls,
+    tool_of,
+    tools_of,
+    value_in,
+    xlam_tool,
+)
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.records import Json, Message, ToolCall, ToolSchema
 
@@ -37,38 +44,14 @@ ROLES = {
     "tool_call": "call",
     "function_call": "call",
 }
+# Parts of a message that are no text, as OpenAI's form and its kin name them.
+NO_TEXT = ("image", "audio", "input_image", "input_audio", "video", "file")
 CALL_BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 RESPONSE_BLOCK = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
 TOOLS_BLOCK = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
 GLAIVE_TURN = re.compile(r"^(USER|ASSISTANT|FUNCTION RESPONSE):[ \t]*", re.MULTILINE)
 GLAIVE_CALL = re.compile(r"<functioncall>\s*(\{.*\})\s*", re.DOTALL)
 GLAIVE_ARGUMENTS = re.compile(r"""(["']arguments["']\s*:\s*)'(.*)'\s*\}\s*$""", re.DOTALL)
-# xLAM writes Python's type names where JSON Schema has its own.
-XLAM_TYPES = {
-    "str": "string",
-    "string": "string",
-    "int": "integer",
-    "integer": "integer",
-    "float": "number",
-    "number": "number",
-    "bool": "boolean",
-    "boolean": "boolean",
-    "list": "array",
-    "tuple": "array",
-    "set": "array",
-    "array": "array",
-    "dict": "object",
-    "object": "object",
-}
-JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,7 @@ def convert(row: Json, layout: Layout) -> Conversation:
         raise Unfit("a column of the layout is missing", f"{layout} needs {error}") from error
     except (TypeError, AttributeError, ValidationError) as error:
         raise Unfit("row is not in its layout", f"{layout}: {error}") from error
-    _check_calls(conversation)
+    check_calls(conversation.messages, conversation.tools)
     return conversation
 
 
@@ -120,7 +103,7 @@ def detect(row: dict[str, Json]) -> Layout | None:
 
 def from_messages(row: dict[str, Json]) -> Conversation:
     """OpenAI's form: role, content, tool_calls, tool_call_id; tools as a list or its JSON text."""
-    return _conversation(map(_openai_turn, _decoded(row["messages"])), _tools(row.get("tools")))
+    return _conversation(map(_openai_turn, value_in(row["messages"])), tools_of(row.get("tools")))
 
 
 def from_sharegpt(row: dict[str, Json]) -> Conversation:
@@ -130,7 +113,7 @@ def from_sharegpt(row: dict[str, Json]) -> Conversation:
     ]
     if row.get("system"):
         turns.insert(0, Turn("system", str(row["system"])))
-    return _conversation(turns, _tools(row.get("tools")))
+    return _conversation(turns, tools_of(row.get("tools")))
 
 
 def from_alpaca(row: dict[str, Json]) -> Conversation:
@@ -139,7 +122,7 @@ def from_alpaca(row: dict[str, Json]) -> Conversation:
     turns = [Turn("system", str(row["system"]))] if row.get("system") else []
     for asked, answered in [*(row.get("history") or ()), (question, row["output"])]:
         turns += [_text_turn("user", _text(asked)), _text_turn("assistant", _text(answered))]
-    tools = _tools(row.get("tools"))
+    tools = tools_of(row.get("tools"))
     if not tools and turns[0].role == "system":
         tools = _declared_in(turns[0].text)
         if tools:
@@ -158,20 +141,20 @@ def from_glaive(row: dict[str, Json]) -> Conversation:
         call = GLAIVE_CALL.search(text) if speaker == "ASSISTANT" else None
         if call:
             turns.append(
-                Turn("call", text[: call.start()].strip(), (_call(_glaive_call(call.group(1))),))
+                Turn("call", text[: call.start()].strip(), (call_of(_glaive_call(call.group(1))),))
             )
         else:
             role = {"USER": "user", "ASSISTANT": "assistant"}.get(speaker, "tool")
             turns.append(Turn(role, text))
-    return _conversation(turns, tuple(map(_tool, tools)))
+    return _conversation(turns, tuple(map(tool_of, tools)))
 
 
 def from_xlam(row: dict[str, Json]) -> Conversation:
     """xLAM: one query and the calls that answer it, no results."""
-    calls = tuple(map(_call, _decoded(row["answers"])))
+    calls = tuple(map(call_of, value_in(row["answers"])))
     if not calls:
         raise Unfit("no answer", "`answers` holds no call")
-    tools = tuple(map(_xlam_tool, _decoded(row["tools"])))
+    tools = tuple(map(xlam_tool, value_in(row["tools"])))
     return _conversation([Turn("user", str(row["query"])), Turn("call", "", calls)], tools)
 
 
@@ -180,7 +163,7 @@ def from_hermes(row: dict[str, Json]) -> Conversation:
     turns = [
         _text_turn(str(entry["from"]), _text(entry["value"])) for entry in row["conversations"]
     ]
-    tools = _tools(row.get("tools"))
+    tools = tools_of(row.get("tools"))
     if turns and turns[0].role == "system":
         declared = _declared_in(turns[0].text)
         if declared:  # the rest of that message explains a call format that is not Qwen3's
@@ -196,10 +179,10 @@ def from_toucan(row: dict[str, Json]) -> Conversation:
     """
     turns = [
         turn
-        for turn in map(_openai_turn, _decoded(row["messages"]))
+        for turn in map(_openai_turn, value_in(row["messages"]))
         if not (turn.role == "system" and "tool_declare" in turn.text)
     ]
-    return _conversation(turns, _tools(row.get("tools") or row.get("available_tools")))
+    return _conversation(turns, tools_of(row.get("tools") or row.get("available_tools")))
 
 
 CONVERTERS: dict[Layout, Callable[[dict[str, Json]], Conversation]] = {
@@ -248,7 +231,7 @@ def _openai_turn(entry: dict[str, Json]) -> Turn:
     if entry.get("function_call"):
         calls = (entry["function_call"],)
     if calls:
-        return Turn("call", text, tuple(map(_call, calls)))
+        return Turn("call", text, tuple(map(call_of, calls)))
     turn = _text_turn(str(entry["role"]), text)
     return Turn(turn.role, turn.text, turn.calls, entry.get("tool_call_id"))
 
@@ -259,11 +242,11 @@ def _text_turn(speaker: str, text: str) -> Turn:
     if role is None:
         raise Unfit("wrong role order", f"unknown role {speaker}")
     if role == "call":
-        value = _decoded(CALL_BLOCK.sub(r"\1", text))
+        value = value_in(CALL_BLOCK.sub(r"\1", text))
         calls = value if isinstance(value, list) else [value]
-        return Turn("call", "", tuple(map(_call, calls)))
+        return Turn("call", "", tuple(map(call_of, calls)))
     if role == "assistant" and "<tool_call>" in text:
-        blocks = tuple(_call(_decoded(block)) for block in CALL_BLOCK.findall(text))
+        blocks = tuple(call_of(value_in(block)) for block in CALL_BLOCK.findall(text))
         if not blocks:
             raise Unfit("invalid tool call", f"an unclosed <tool_call>: {text}")
         return Turn("call", CALL_BLOCK.sub("", text).strip(), blocks)
@@ -275,42 +258,21 @@ def _text_turn(speaker: str, text: str) -> Turn:
 
 
 def _text(content: Json) -> str:
-    """Message content: a text, a list of text parts, nothing, or any other JSON value."""
+    """Message content: a text, a list of text parts, nothing, or any other JSON value. Raises
+    Unfit for pictures and the like."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(
-        isinstance(part, dict) and part.get("type") == "text" for part in content
+        isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
     ):
-        return "".join(str(part["text"]) for part in content)
+        kinds = {part["type"] for part in content} - {"text"}
+        if any(kind.startswith(NO_TEXT) for kind in kinds):
+            raise Unfit("not text alone", ", ".join(sorted(kinds)))
+        if not kinds:
+            return "".join(str(part["text"]) for part in content)
     return json.dumps(content, ensure_ascii=False)
-
-
-def _decoded(value: Json) -> Json:
-    """A JSON value, or the one in a text: as JSON, else as Python writes it."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        pass
-    try:
-        decoded = ast.literal_eval(value)
-        json.dumps(decoded)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise Unfit("invalid tool call", f"neither JSON nor a literal: {value}") from error
-    return decoded
-
-
-def _call(entry: Json) -> ToolCall:
-    body = entry.get("function", entry) if isinstance(entry, dict) else {}
-    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
-        raise Unfit("invalid tool call", f"a call without a name: {json.dumps(entry)}")
-    arguments = _decoded(body.get("arguments", body.get("parameters")) or {})
-    if not isinstance(arguments, dict):
-        raise Unfit("invalid tool call", f"{body['name']}: arguments are no object: {arguments}")
-    return ToolCall(name=body["name"], arguments=arguments, id=str(entry.get("id") or ""))
 
 
 def _glaive_call(text: str) -> Json:
@@ -318,44 +280,7 @@ def _glaive_call(text: str) -> Json:
     quoted = GLAIVE_ARGUMENTS.search(text)
     if quoted:
         text = text[: quoted.start()] + quoted.group(1) + quoted.group(2).replace("\\'", "'") + "}"
-    return _decoded(text)
-
-
-def _tools(value: Json) -> tuple[ToolSchema, ...]:
-    decoded = _decoded(value) if value else []
-    if not isinstance(decoded, list):
-        raise Unfit("row is not in its layout", "tools are no list")
-    return tuple(map(_tool, decoded))
-
-
-def _tool(entry: Json) -> ToolSchema:
-    """A declaration in OpenAI's form, bare, or as MCP writes it."""
-    body = entry.get("function", entry)
-    schema = body.get("parameters") or body.get("input_schema") or body.get("inputSchema") or {}
-    return ToolSchema(
-        name=body["name"], description=body.get("description") or "", input_schema=schema
-    )
-
-
-def _xlam_tool(entry: Json) -> ToolSchema:
-    """xLAM's parameters are {name: {type, description, default}} with Python's type names."""
-    parameters = entry.get("parameters") or {}
-    if "properties" in parameters:
-        return _tool(entry)
-    properties, required = {}, []
-    for name, facts in parameters.items():
-        kind = str(facts.get("type", "str"))
-        optional = "optional" in kind or "default" in facts
-        word = re.match(r"\w+", kind.strip().lower())
-        known = XLAM_TYPES.get(word.group() if word else "")
-        properties[name] = {"type": known} if known else {}
-        properties[name] |= {key: facts[key] for key in ("description", "default") if key in facts}
-        if not optional:
-            required.append(name)
-    schema = {"type": "object", "properties": properties, "required": required}
-    return ToolSchema(
-        name=entry["name"], description=entry.get("description") or "", input_schema=schema
-    )
+    return value_in(text)
 
 
 def _declared_in(system: str) -> tuple[ToolSchema, ...]:
@@ -363,9 +288,9 @@ def _declared_in(system: str) -> tuple[ToolSchema, ...]:
     speaks of empty `<tools> </tools>` tags before the real ones is usual."""
     for block in TOOLS_BLOCK.findall(system):
         if block.startswith("["):
-            return _tools(block)
+            return tools_of(block)
         if block.startswith("{"):
-            return tuple(map(_tool, _leading_json(block)[1]))
+            return tuple(map(tool_of, _leading_json(block)[1]))
     return ()
 
 
@@ -386,34 +311,3 @@ def _leading_json(text: str) -> tuple[str, list[Json]]:
         if not text.startswith("{", position):
             break
     return text[:start].strip(), values
-
-
-def _check_calls(conversation: Conversation) -> None:
-    """Every call names a declared tool and gives it arguments that its schema takes."""
-    declared = {tool.name: tool.input_schema for tool in conversation.tools}
-    for message in conversation.messages:
-        for call in message.tool_calls:
-            if call.name not in declared:
-                raise Unfit("invalid tool call", f"{call.name} is not declared")
-            fault = argument_fault(call.arguments, declared[call.name])
-            if fault:
-                raise Unfit("invalid tool call", f"{call.name}: {fault}")
-
-
-def argument_fault(arguments: dict[str, Json], schema: dict[str, Json]) -> str:
-    """What a schema's first level refuses: a missing, unknown or wrongly typed argument."""
-    properties: dict[str, Json] = schema.get("properties") or {}
-    required: Sequence[str] = schema.get("required") or ()
-    for name in required if isinstance(required, list) else ():
-        if name not in arguments:
-            return f"{name} is required and missing"
-    for name, value in arguments.items():
-        if properties and name not in properties and not schema.get("additionalProperties", False):
-            return f"{name} is not an argument"
-        wanted = properties.get(name)
-        kind = wanted.get("type") if isinstance(wanted, dict) else None
-        types = JSON_TYPES.get(kind) if isinstance(kind, str) else None
-        is_flag = isinstance(value, bool)  # a bool is an int to Python, not to JSON Schema
-        if types and (not isinstance(value, types) or (is_flag and bool not in types)):
-            return f"{name} = {json.dumps(value)} is no {kind}"
-    return ""

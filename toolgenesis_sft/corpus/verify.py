@@ -1,6 +1,7 @@
 """Is a server what its sample claims? It is run: launch, list, its unit tests or its examples.
 
-The verdict is kept by content: the same server, tests, runtime and rules are never run twice.
+The verdict is kept by content: the same server, tests, runtime and rules are never run twice,
+except where the server was too slow.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Verifier:
             Progress("build", len(pairs), "servers") as progress,
         ):
             for verdict in pool.map(one, pairs):
-                if verdict.key not in self.known:
+                if verdict.key not in self.known and not timed_out(verdict.reason):
                     append_record(self.memory, verdict)
                     self.known[verdict.key] = verdict
                 progress.done("dropped" if verdict.reason else "verified")
@@ -111,7 +112,10 @@ class Verifier:
 
     def trial_calls(self, pair: Pair) -> tuple[TrialCall, ...]:
         """Calls that a coder agent could make to try a training server: of each tool the first
-        that it should answer and the first that it should refuse; else the pair's examples."""
+        that it should answer and the first that it should refuse; else the pair's examples. Those
+        that a coder agent did make go first: they fit the names that its server chose."""
+        if pair.calls:
+            return pair.calls
         if not pair.in_benchmark:
             return tuple(TrialCall(example.tool, example.arguments) for example in pair.examples)
         calls: dict[tuple[str, bool], TrialCall] = {}
@@ -202,6 +206,11 @@ class Verifier:
                 key=key, reason=f"verification: does not launch ({fault.kind})", detail=fault.detail
             )
         return Verification(key=key, tools=tools)
+
+
+def timed_out(reason: str) -> bool:
+    """Whether a server was too slow: that may be the machine's state, so it is not remembered."""
+    return "_timeout" in reason
 
 
 def _live_tools(raw_tools: Json) -> tuple[ToolSchema, ...]:

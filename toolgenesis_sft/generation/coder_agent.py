@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -168,9 +169,10 @@ def try_out(
             listed = {tool.name for tool in session.list_tools()}
             trial.reach = Reach(bool(listed), 0, 0)
             check_tools(trial, listed, tools)
-            check_calls(trial, session, listed, calls)
+            check_calls(trial, session, listed, calls, sandbox.server_python)
     except ModelFault as fault_of_server:
-        trial.faults.append(f"the server failed: {fault_of_server}")
+        said = impersonal(str(fault_of_server), sandbox.server_python)
+        trial.faults.append(f"the server failed: {said}")
     return trial
 
 
@@ -184,7 +186,11 @@ def check_tools(trial: Trial, listed: set[str], tools: Sequence[ToolSchema]) -> 
 
 
 def check_calls(
-    trial: Trial, session: ServerSession, listed: set[str], calls: Sequence[TrialCall]
+    trial: Trial,
+    session: ServerSession,
+    listed: set[str],
+    calls: Sequence[TrialCall],
+    server_python: Path,
 ) -> None:
     """Make the trial calls in order, on one running server."""
     for name in sorted(listed - {call.tool for call in calls}):
@@ -192,7 +198,7 @@ def check_calls(
     for call in calls[:MAX_CALLS]:
         shown = f"{call.tool}({json.dumps(call.arguments, ensure_ascii=False)[:ANSWER_CHARS]})"
         answer = session.call(call.tool, call.arguments)
-        text = answer.text[:ANSWER_CHARS]
+        text = impersonal(answer.text, server_python)[:ANSWER_CHARS]
         if answer.is_error and not call.expects_error:
             trial.faults.append(f"{shown} failed: {text}")
         elif call.expects_error and not answer.is_error:
@@ -202,6 +208,15 @@ def check_calls(
         else:
             passed = trial.reach.num_calls_passed + 1
             trial.reach = trial.reach._replace(num_calls_passed=passed)
+
+
+def impersonal(text: str, server_python: Path) -> str:
+    """Without what is of this machine or of one process, so that a fault reads the same anywhere:
+    where the servers' libraries lie, and addresses of objects."""
+    roots = {server_python.parent.parent, server_python.resolve().parent.parent}
+    either = "|".join(sorted(re.escape(str(root)) for root in roots))
+    text = re.sub(rf"(?:{either})/lib/python3\.\d+/(?:site-packages/)?", "", text)
+    return re.sub(r"\bat 0x[0-9a-f]+", "at 0x...", text)
 
 
 def compile_error(code: str) -> str:

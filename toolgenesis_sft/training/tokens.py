@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,8 @@ from toolgenesis_sft.training.tokenizer import digest, load_tokenizer, resolve_t
 
 Split = Literal["train", "val"]
 SAMPLES_PER_BATCH = 1024  # enough for the tokenizer's threads, little enough for memory
-SEAM_CHARACTERS = 64  # behind an answer's leading white space: more than a word that could merge
+# How an answer begins, up to the end of its first word: all that could merge with what is before.
+FIRST_WORD = re.compile(r"\s*\S{1,64}")
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,9 @@ def _seams(pieces: Sequence[Span]) -> Iterator[Seam]:
     """The places where plain text meets plain text; anywhere else a control token parts them."""
     for prompt, answer in pairwise(pieces):
         if answer.supervised:
-            indent = len(answer.text) - len(answer.text.lstrip())
-            start = prompt.text.rindex(TURN_START)
-            yield prompt.text[start:], answer.text[: indent + SEAM_CHARACTERS]
+            first = FIRST_WORD.match(answer.text)
+            assert first, "an answer ends with a control token"
+            yield prompt.text[prompt.text.rindex(TURN_START) :], first.group()
 
 
 def _merged_seams(seams: set[Seam], tokenizer: Tokenizer) -> set[Seam]:
