@@ -130,6 +130,7 @@ def test_scenarios_of_a_teacher_need_its_section(bench: Workbench) -> None:
         ("A desk for loans, and then", "length", "scenario: cut off"),
         ("<think>hm", "stop", "scenario: empty answer"),
         ("Do this:\n```python\nx\n```", "stop", "scenario: quotes code"),
+        ("So:\nimport json\nand go", "stop", "scenario: quotes code"),
         ("Use get_rate for that.", "stop", "scenario: gives away a tool's name"),
         ("Use getRate for that.", "stop", "scenario: gives away a tool's name"),
     ],
@@ -147,13 +148,14 @@ def test_why_an_answer_is_no_scenario(text: str, finish_reason: FinishReason, re
     assert caught.value.reason == reason
 
 
-def test_a_word_of_every_day_is_no_leak() -> None:
+def test_words_of_every_day_are_neither_leak_nor_code() -> None:
+    said = "Convert forget_rates into convert, import goods from abroad, please."
     answer = Written(
         key="k",
-        text="<think>so</think>\nConvert forget_rates into convert, please.",
+        text=f"<think>so</think>\n{said}",
         finish_reason="stop",
         num_prompt_tokens=1,
         num_completion_tokens=1,
     )
     tools = [ToolSchema(name="convert"), ToolSchema(name="get_rate")]
-    assert checked_scenario(answer, tools) == "Convert forget_rates into convert, please."
+    assert checked_scenario(answer, tools) == said

@@ -50,6 +50,12 @@ def test_held_out_scenarios_are_in_the_report(report: RunReport) -> None:
         assert set(held_out.figures) >= {"launch", "ut_hard", "task_utility"}
 
 
+def test_the_exported_card_has_the_scores() -> None:
+    card = (RUN.export / "README.md").read_text(encoding="utf-8")
+    assert "## Scores" in card
+    assert "train (memorised)" in card
+
+
 def test_training_was_zero_stage_3_on_two_ranks() -> None:
     facts = json.loads(RUN.provenance.read_bytes())["train"]
     assert (facts["zero_stage"], facts["world_size"]) == (3, 2)

@@ -1,4 +1,4 @@
-"""Scoring on a Ray of two machines: two of Ray's nodes on this one."""
+"""Scoring on a Ray of two machines: two of Ray's nodes on this one. What starts Ray is slow."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ def meanwhile(act: Callable[[], bool]) -> Iterator[None]:
     assert done.is_set()
 
 
+@pytest.mark.slow
 def test_verdicts_and_evidence_are_those_of_one_machine(
     local: Scored, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_verdicts_and_evidence_are_those_of_one_machine(
     assert evidence(scored) == evidence(local)
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_was_at_is_done_by_another(
     local: Scored, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -184,6 +186,7 @@ def test_a_prediction_that_ends_its_worker_twice_is_owed_and_takes_no_other_with
     assert scored.run(**on(cluster)) == local.scores
 
 
+@pytest.mark.slow
 def test_workers_have_the_judges_key_from_this_process(
     cluster: Cluster, make_benchmark: MakeBenchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

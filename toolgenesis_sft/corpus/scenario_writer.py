@@ -23,7 +23,7 @@ from toolgenesis_sft.prompts import scenario_messages, without_thought
 from toolgenesis_sft.records import FinishReason, Json, Record, ToolSchema
 from toolgenesis_sft.runs import fingerprint
 
-CODE_MARKS = ("```", "FastMCP(", "@mcp.", "import ")
+CODE = re.compile(r"```|FastMCP\(|@mcp\.|^\s*(?:import [\w.]+|from [\w.]+ import .+)$", re.MULTILINE)
 MANY_WORDS = re.compile(r"[^\W_](?:_|-|(?<=[a-z])[A-Z])\w")  # get_rate, get-rate, getRate
 
 
@@ -115,9 +115,8 @@ def checked_scenario(answer: Written, tools: Sequence[ToolSchema]) -> str:
         raise Unfit("scenario: cut off", text[-80:])
     if not text:
         raise Unfit("scenario: empty answer", answer.text)
-    for mark in CODE_MARKS:
-        if mark in text:
-            raise Unfit("scenario: quotes code", mark)
+    if code := CODE.search(text):
+        raise Unfit("scenario: quotes code", code[0].strip())
     for tool in tools:
         if MANY_WORDS.search(tool.name) and re.search(
             rf"(?<!\w){re.escape(tool.name)}(?!\w)", text
