@@ -23,7 +23,9 @@ from toolgenesis_sft.prompts import scenario_messages, without_thought
 from toolgenesis_sft.records import FinishReason, Json, Record, ToolSchema
 from toolgenesis_sft.runs import fingerprint
 
-CODE = re.compile(r"```|FastMCP\(|@mcp\.|^\s*(?:import [\w.]+|from [\w.]+ import .+)$", re.MULTILINE)
+CODE = re.compile(
+    r"```|FastMCP\(|@mcp\.|^\s*(?:import [\w.]+|from [\w.]+ import .+)$", re.MULTILINE
+)
 MANY_WORDS = re.compile(r"[^\W_](?:_|-|(?<=[a-z])[A-Z])\w")  # get_rate, get-rate, getRate
 
 
