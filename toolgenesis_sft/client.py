@@ -34,7 +34,7 @@ MAX_ANSWER_BYTES = 64 * 2**20  # far beyond any completion; an endless stream en
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 CONTEXT_WORDS = ("context length", "context_length", "maximum context", "max_model_len", "too long")
 # Of a kind that every later request would meet too: the caller stops instead of asking on.
-HOPELESS = frozenset({"endpoint_unreachable", "key_refused", "request_refused"})
+HOPELESS = frozenset({"endpoint_unreachable", "key_refused"})
 
 
 @dataclass
@@ -90,6 +90,13 @@ class ModelClient:
     ) -> None:
         for connection in self._idle:
             await connection.aclose()
+
+    def is_hopeless(self, fault: HarnessFault) -> bool:
+        """Whether every later request would meet this fault too. A refusal after others were
+        answered is about that request alone: a provider's filter refuses single prompts."""
+        if fault.kind == "request_refused":
+            return not self.usage.num_answers
+        return fault.kind in HOPELESS
 
     async def complete(
         self,

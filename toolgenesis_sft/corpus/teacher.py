@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from toolgenesis_sft.benchmark import Benchmark
-from toolgenesis_sft.client import HOPELESS, ModelClient
+from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Generate, Recipe, Teacher
 from toolgenesis_sft.corpus.drops import Drops
 from toolgenesis_sft.corpus.pairs import Pair, of_scenario, training_scenarios
@@ -134,7 +134,7 @@ async def _ask_all(
                     try:
                         record = await errand.go(client)
                     except HarnessFault as fault:
-                        if fault.kind in HOPELESS:
+                        if client.is_hopeless(fault):
                             hopeless.append(fault)
                             return
                         unanswered.append(f"{errand.name} ({fault})")

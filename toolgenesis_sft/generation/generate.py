@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark, load_gold_schemas
-from toolgenesis_sft.client import HOPELESS, ModelClient
+from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Recipe, resolve_path, server_python
 from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
@@ -176,7 +176,7 @@ class Session:
                 try:
                     prediction = await self._answer(client, engine, request, restarting)
                 except HarnessFault as fault:
-                    if ends_the_stage(fault, client):
+                    if fault.kind == "engine_died" or client.is_hopeless(fault):
                         hopeless.append(for_the_user(fault, engine))
                         return
                     unanswered.append(f"{request.scenario.slug} ({fault})")
@@ -229,14 +229,6 @@ class Session:
                 assert self.workshop is not None
                 return await coder_agent(client, request, self.workshop)
         raise AssertionError(request.strategy)
-
-
-def ends_the_stage(fault: HarnessFault, client: ModelClient) -> bool:
-    """Whether every later request would meet this fault too. A refusal after others were answered
-    is about that request alone: a provider's filter refuses single prompts."""
-    if fault.kind == "request_refused" and client.usage.num_answers:
-        return False
-    return fault.kind in HOPELESS or fault.kind == "engine_died"
 
 
 def for_the_user(fault: HarnessFault, engine: Engine) -> HarnessFault | UserError:

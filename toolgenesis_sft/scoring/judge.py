@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from toolgenesis_sft.client import ModelClient
+from toolgenesis_sft.client import HOPELESS, ModelClient
 from toolgenesis_sft.errors import HarnessFault, ModelFault
 from toolgenesis_sft.records import Json, Message, ToolSchema
 from toolgenesis_sft.scoring.questions import (
@@ -30,9 +30,6 @@ MAX_VERDICT_TOKENS = 2048  # a thinking judge's thoughts count
 # what was asked for, so that 10^5 tools cost no more than 64.
 MAX_JUDGED_TOOLS = 64
 TOOL_CHARS, SOURCE_CHARS, GOLD_CHARS = 8_000, 12_000, 30_000  # shown to the judge
-# Faults that the next request would meet too. A refused request is none: what a server wrote is
-# in it, and one server must not end the judging of the others.
-HOPELESS = frozenset({"endpoint_unreachable", "key_refused"})
 
 T = TypeVar("T")
 
@@ -65,6 +62,8 @@ class Endpoint:
             async with client:
                 yield client
         except HarnessFault as fault:
+            # A refused request is not hopeless: what a server wrote is in it, and one server must
+            # not end the judging of the others.
             if fault.kind in HOPELESS:
                 self.fault = fault
             raise
