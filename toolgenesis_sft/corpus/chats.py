@@ -118,6 +118,5 @@ def spoken_text(messages: Sequence[Message]) -> str:
 
 def conversation_digest(sample: ChatSample) -> int:
     """64 bits of what is trained on: messages and tools, whatever the id and the source."""
-    text = "".join(message.model_dump_json() for message in sample.messages)
-    text += "".join(tool.model_dump_json() for tool in sample.tools)
+    text = sample.model_dump_json(include={"messages", "tools"})
     return int(xxhash.xxh3_64_intdigest(text.encode()))

@@ -99,7 +99,7 @@ UNFINISHED = re.compile(
 def private_findings(text: str) -> Iterator[tuple[str, str]]:
     """(reason, what was found with its middle hidden) for secrets and personal data."""
     for pattern in PATTERNS:
-        if any(hint in text for hint in pattern.hints):
+        if any(map(text.__contains__, pattern.hints)):
             for found in pattern.regex.finditer(text):
                 if pattern.is_private(found):
                     yield pattern.reason, _hidden(found.group())

@@ -102,6 +102,8 @@ class HeldOut:
         )
 
     def _most_shared(self, hashes: Hashes, sign: str, least: float) -> Overlap | None:
+        if not len(hashes):
+            return None
         known = self._prompts if sign == "prompt" else self._code
         num_common = int(shared(hashes, known).sum())
         if not num_common:

@@ -216,7 +216,9 @@ def _runs(words: Hashes, width: int) -> Hashes:
 
 def _distinct(hashes: Hashes) -> Hashes:
     ordered = np.sort(hashes)
-    return ordered[np.r_[True, ordered[1:] != ordered[:-1]]]
+    is_first = np.ones(len(ordered), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]
 
 
 @lru_cache(maxsize=1)

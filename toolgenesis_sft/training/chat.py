@@ -33,6 +33,7 @@ TURN_END = "<|im_end|>"
 ASSISTANT_START = TURN_START + "assistant\n"
 EMPTY_THINK = "<think>\n\n</think>\n\n"
 TURN_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+CONTROL_HEAD = "<|"  # how each of them begins
 MARKUP_TOKENS = (
     "<tool_call>",
     "</tool_call>",
@@ -162,6 +163,8 @@ def _content_fault(message: Message) -> str:
 
 
 def _turn_token(text: str) -> str:
+    if CONTROL_HEAD not in text:
+        return ""
     return next((token for token in TURN_TOKENS if token in text), "")
 
 
@@ -170,7 +173,7 @@ def _refused(sample: ChatSample, rule: str) -> UserError:
 
 
 def _without_reasoning(message: Message) -> Message:
-    if message.role != "assistant":
+    if message.role != "assistant" or not REASONING.match(message.content):
         return message
     return message.model_copy(update={"content": REASONING.sub("", message.content)})
 

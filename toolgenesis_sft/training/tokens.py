@@ -103,14 +103,14 @@ def encode(
     Where an answer's first characters would merge with its prompt's last, the prompt is no exact
     token prefix of the text that is trained on: such a sample comes back as a UserError.
     """
-    merged = _merged_seams({seam for _, pieces in rendered for seam in _seams(pieces)}, tokenizer)
+    merged = _merged_seams({seam for _, pieces in rendered for seam in seams(pieces)}, tokenizer)
     texts = [span.text for _, pieces in rendered for span in pieces]
     encodings = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
     turn_end = tokenizer.token_to_id(TURN_END)
     answers: list[Tokenized | UserError] = []
     for sample_id, pieces in rendered:
         parts = [next(encodings).ids for _ in pieces]
-        if not merged.isdisjoint(_seams(pieces)):
+        if not merged.isdisjoint(seams(pieces)):
             answers.append(
                 UserError(
                     "sample",
@@ -132,7 +132,7 @@ def encode(
 Seam = tuple[str, str]  # a generation prompt from its control token on, and how the answer begins
 
 
-def _seams(pieces: Sequence[Span]) -> Iterator[Seam]:
+def seams(pieces: Sequence[Span]) -> Iterator[Seam]:
     """The places where plain text meets plain text; anywhere else a control token parts them."""
     for prompt, answer in pairwise(pieces):
         if answer.supervised:
