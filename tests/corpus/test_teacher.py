@@ -176,6 +176,39 @@ def test_a_teacher_that_is_down_is_the_harness_fault(bench: Workbench) -> None:
         build(recipe, bench.run())
 
 
+def test_a_prompt_that_the_provider_refuses_is_a_counted_drop_and_not_asked_again(
+    bench: Workbench,
+) -> None:
+    """The refused one is the first in line, when nothing has been answered yet."""
+    script = Script(bench)
+    asked: list[int] = []
+
+    def refuse(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        asked.append(int(body["seed"]))
+        return Fault("status", 400, "flagged as harmful") if asked[-1] == 0 else script(body)
+
+    with ScriptedServer(refuse) as server:
+        recipe = recipe_of(bench, server.url, "generate.concurrency=1")
+        build(recipe, bench.run())
+        (bench.run().data / "manifest.json").unlink()
+        build(recipe, bench.run())
+    assert asked == list(range(CANDIDATES))
+    assert len(kept(bench)) == 2
+    drops = read_json(bench.run().data / "manifest.json")["drops"]
+    assert drops["teacher: refused to answer"] == 1
+
+
+def test_a_teacher_that_refuses_everything_ends_the_build_and_nothing_is_remembered(
+    bench: Workbench,
+) -> None:
+    with ScriptedServer(lambda body: Fault("status", 400, "no such model")) as server:
+        with pytest.raises(HarnessFault, match="no such model"):
+            build(recipe_of(bench, server.url), bench.run())
+        assert len(server.bodies) < CANDIDATES
+    memory = bench.run().data / "teacher.jsonl"
+    assert not memory.exists() or not memory.read_text()
+
+
 def test_the_source_teacher_needs_its_section(bench: Workbench) -> None:
     with pytest.raises(UserError, match="go together"):
         bench.recipe("data.sources=[teacher]")

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from toolgenesis_sft.chat_protocol import Completion
 from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Recipe, Teacher
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.corpus.servers import Server
-from toolgenesis_sft.corpus.teacher import Errand, run_errands
+from toolgenesis_sft.corpus.teacher import REFUSED, Errand, run_errands
 from toolgenesis_sft.errors import ModelFault
 from toolgenesis_sft.generation.request import NO_ROOM
 from toolgenesis_sft.prompts import scenario_messages, without_thought
@@ -52,7 +53,12 @@ class ScenarioWriter:
     def __call__(self, servers: Sequence[Server]) -> list[str | Unfit]:
         """Raises HarnessFault where the teacher cannot be reached or leaves servers unanswered."""
         errands = [
-            Errand(self._key(server), server.pair.id, partial(self._ask, server))
+            Errand(
+                self._key(server),
+                server.pair.id,
+                partial(self._ask, server),
+                self._written(server, REFUSED),
+            )
             for server in servers
         ]
         self.answers = run_errands(
@@ -97,6 +103,9 @@ class ScenarioWriter:
             )
         except ModelFault:
             answer = NO_ROOM
+        return self._written(server, answer)
+
+    def _written(self, server: Server, answer: Completion) -> Written:
         return Written(
             key=self._key(server),
             text=answer.text,
@@ -113,6 +122,8 @@ def checked_scenario(answer: Written, tools: Sequence[ToolSchema]) -> str:
     several are looked for.
     """
     text = (without_thought(answer.text) or "").strip()
+    if answer.finish_reason == "error":
+        raise Unfit("scenario: the teacher refused to answer", text[-80:])
     if answer.finish_reason == "length":
         raise Unfit("scenario: cut off", text[-80:])
     if not text:

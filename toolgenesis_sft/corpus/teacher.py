@@ -8,6 +8,7 @@ twice.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from toolgenesis_sft.benchmark import Benchmark
+from toolgenesis_sft.chat_protocol import Completion
 from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Generate, Recipe, Teacher
 from toolgenesis_sft.corpus.drops import Drops
@@ -36,6 +38,9 @@ from toolgenesis_sft.runs import append_record, mend_torn_line, read_records
 from toolgenesis_sft.sandbox.session import Sandbox
 
 SOURCE = "teacher"
+# What a provider's filter leaves of an answer, and a request that it refuses: no text, "error".
+REFUSED = Completion("", (), "error", 0, 0, 0.0)
+MAX_FIRST_REFUSALS = 3  # of a teacher that has answered nothing yet
 R = TypeVar("R", bound=Record)
 
 
@@ -52,11 +57,13 @@ def candidates(
 
 @dataclass(frozen=True)
 class Errand(Generic[R]):
-    """One thing to ask for. key: what its answer is known by; name: how a fault speaks of it."""
+    """One thing to ask for. key: what its answer is known by; name: how a fault speaks of it;
+    refused: the record of a teacher that will not answer."""
 
     key: Hashable
     name: str
     go: Callable[[ModelClient], Awaitable[R]]
+    refused: R
 
 
 def ask(
@@ -80,7 +87,8 @@ def ask(
         for number in range(teacher.num_candidates):
             request = Request(teacher.model, teacher.strategy, scenario, number, settings)
             go = partial(_candidate, request=request, workshop=workshop)
-            errands.append(Errand(request.key, scenario.slug, go))
+            refused = request.prediction(REFUSED)
+            errands.append(Errand(request.key, scenario.slug, go, refused))
     return run_errands(recipe, teacher, errands, memory, ServerPrediction, "candidates")
 
 
@@ -94,6 +102,7 @@ def run_errands(
 ) -> list[R]:
     """The answer to each errand, in their order; only what `memory` lacks is asked for.
 
+    A refusal of a teacher that answers others is an answer too: it is not asked for again.
     Raises HarnessFault where the teacher cannot be reached, or left errands without an answer.
     """
     mend_torn_line(memory)
@@ -101,7 +110,8 @@ def run_errands(
     done = set(map(key_of, read_records(memory, kind)))
     missing = [errand for errand in errands if errand.key not in done]
     if missing:
-        unanswered = asyncio.run(_ask_all(recipe, teacher, missing, memory, unit))
+        asking = _ask_all(recipe, teacher, missing, memory, unit, answers_others=bool(done))
+        unanswered = asyncio.run(asking)
         if unanswered:
             raise HarnessFault(
                 "unanswered", f"{len(unanswered)} requests to the teacher, first {unanswered[0]}"
@@ -111,12 +121,26 @@ def run_errands(
 
 
 async def _ask_all(
-    recipe: Recipe, teacher: Teacher, errands: Sequence[Errand[R]], memory: Path, unit: str
+    recipe: Recipe,
+    teacher: Teacher,
+    errands: Sequence[Errand[R]],
+    memory: Path,
+    unit: str,
+    answers_others: bool,
 ) -> list[str]:
-    """Ask and append. Returns what had no answer, with its fault."""
+    """Ask and append. Returns what had no answer, with its fault.
+
+    A refusal is of one request if others are answered, and of the endpoint if none ever was: a
+    wrong name of the model reads the same.
+    """
+
+    def answers(client: ModelClient) -> bool:
+        return answers_others or client.usage.num_answers > 0
+
     queue = iter(errands)
     unanswered: list[str] = []
     hopeless: list[HarnessFault] = []
+    refusals: list[tuple[Errand[R], HarnessFault]] = []
     concurrency = recipe.generate.concurrency
     async with ModelClient(
         teacher.url,
@@ -134,6 +158,11 @@ async def _ask_all(
                     try:
                         record = await errand.go(client)
                     except HarnessFault as fault:
+                        if fault.kind == "request_refused":
+                            refusals.append((errand, fault))
+                            progress.done("refused")
+                            if answers(client) or len(refusals) < MAX_FIRST_REFUSALS:
+                                continue
                         if client.is_hopeless(fault):
                             hopeless.append(fault)
                             return
@@ -151,6 +180,11 @@ async def _ask_all(
                 raise group.exceptions[0] from None
     if hopeless:
         raise hopeless[0]
+    if refusals and not answers(client):
+        raise refusals[0][1]
+    for errand, fault in refusals:
+        append_record(memory, errand.refused)
+        print(f"build: no {unit} of {errand.name}: {fault}", file=sys.stderr)
     return unanswered
 
 
@@ -172,8 +206,10 @@ def pairs_of(
     for prediction in predictions:
         variant = f"{prediction.sample_index:03d}"
         parsed = parse_prediction(prediction)
-        if parsed.code is None or parsed.fault:
-            what = f"{SOURCE}/{prediction.slug}/{variant}"
+        what = f"{SOURCE}/{prediction.slug}/{variant}"
+        if prediction.finish_reason == "error":
+            drops.add("teacher: refused to answer", what, prediction.completion[:80])
+        elif parsed.code is None or parsed.fault:
             drops.add(f"teacher: {parsed.fault}", what, prediction.completion[:80])
         else:
             pairs.append(
