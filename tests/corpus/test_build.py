@@ -160,13 +160,16 @@ def test_a_changed_server_is_built_again_and_only_it_is_run(bench: Workbench) ->
     assert len(memory.read_text().splitlines()) == num_verdicts + 1
 
 
-def test_what_a_killed_build_left_half_written_is_no_part_of_the_next(bench: Workbench) -> None:
+def test_what_lies_there_of_another_build_is_no_part_of_the_next(bench: Workbench) -> None:
     data = bench.run().data
     (data / "tokenizer").mkdir()
     (data / "tokenizer" / ".tokenizer.json.host.1.partial").write_text("{")
     (data / ".train.jsonl.host.1.partial").write_text("{")
+    stale = data / "tokens" / "train-0123456789abcdef"
+    stale.mkdir(parents=True)
     build(bench.recipe(SERVERS_ONLY), bench.run())
     assert not list(data.rglob("*.partial"))
+    assert not stale.exists(), "the token ids of the data that was replaced"
     assert not any("partial" in name for name in read_json(data / "manifest.json")["files"])
 
 

@@ -102,8 +102,10 @@ def is_up_to_date(manifest: Path, wanted: str) -> bool:
 
 
 def remove_leftovers(data: Path) -> None:
-    """What a killed build left half written: a new one must not take it for its own."""
+    """What a killed build left half written, which a new one must not take for its own, and the
+    token ids of the data that it replaces."""
     shutil.rmtree(data / "tokenizer", ignore_errors=True)
+    shutil.rmtree(data / "tokens", ignore_errors=True)
     for half in data.glob(".*.partial"):
         half.unlink()
 
