@@ -189,8 +189,8 @@ def in_line(pieces: Iterable[float], cores: int, start_s: float) -> Span:
 
 
 def helping(servers: Checkpoint, cores: int, start_s: float) -> Span:
-    """As on_ray.Crew gives out work: the rest of a core's own server, a new one, a share in the
-    fullest."""
+    """As scoring/on_ray.py gives out work: the rest of a core's own server, a new one, a share in
+    the fullest."""
     waiting = deque(deque(server) for server in servers)
     free = [(start_s, core) for core in range(cores)]
     own: dict[int, deque[float]] = {}

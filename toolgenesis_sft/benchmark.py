@@ -205,7 +205,7 @@ def _scenario(item: dict[str, Any], index: int, path: Path) -> Scenario:
             sandbox_level=item.get("sandbox_level") or "",
             digest=hashlib.sha256(str(prompt).encode()).hexdigest(),
         )
-    except (ValidationError, TypeError) as error:
+    except (ValidationError, TypeError, UnicodeEncodeError) as error:
         raise _broken_item(error, item, index, path) from error
 
 

@@ -139,7 +139,7 @@ class ChatSample(Record):
     id: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSchema, ...] = ()
-    kind: Literal["server", "schema", "schema_to_server", "repair", "trajectory"] = "server"
+    kind: Literal["server", "schema", "schema_to_server", "agent", "repair", "trajectory"] = "server"
     last_turn_only: bool = Field(
         default=False,
         description="only the last answer is supervised, whatever the recipe says: the ones before"

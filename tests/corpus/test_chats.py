@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,14 +171,72 @@ def test_a_file_in_no_known_layout_is_one_clear_line(bench: Workbench) -> None:
     empty = write(bench.root / "empty.jsonl", [])
     with pytest.raises(UserError, match="holds no row"):
         build_from(bench, empty)
-    whole = bench.root / "whole.json"
-    whole.write_text(json.dumps([chat("a", "b")]))
-    with pytest.raises(UserError, match="is one JSON list"):
-        build_from(bench, whole)
     path = bench.root / "odd.parquet"
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(UserError, match="is no parquet file"):
         build_from(bench, path)
+
+
+def test_a_list_and_a_packed_file_give_what_lines_give(bench: Workbench) -> None:
+    rows_ = [
+        chat(f"What is {number} squared, and why?", f"{number * number}.") for number in range(5)
+    ]
+    lines = write(bench.root / "rows.jsonl", rows_)
+    packed = bench.root / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress(lines.read_bytes()))
+    whole = bench.root / "whole.json"
+    whole.write_text(json.dumps(rows_, indent=1))
+    texts = []
+    for number, path in enumerate((lines, packed, whole)):
+        build(bench.recipe(f"data.sources=[{path}]"), bench.run(str(number)))
+        texts.append([sample.messages for sample in samples(bench.run(str(number)))])
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0]) == 5
+    assert samples(bench.run("1"))[0].id == "packed/1"
+
+
+def test_nulls_that_a_table_adds_are_taken_out_again(bench: Workbench) -> None:
+    """Arrow gives every call the arguments of all others, and every schema their properties."""
+
+    def row(name: str, argument: str) -> dict:
+        call = {"id": "1", "function": {"name": name, "arguments": {argument: "x"}}}
+        schema = {"type": "object", "properties": {argument: {"type": "string"}}}
+        return chat(f"Please {name} it.", f"{name} is done.") | {
+            "messages": [
+                {"role": "user", "content": f"Please {name} it."},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "content": "ok", "tool_call_id": "1"},
+                {"role": "assistant", "content": f"The {name} is done and all is well."},
+            ],
+            "tools": [{"function": {"name": name, "parameters": schema}}],
+        }
+
+    table = pyarrow.Table.from_pylist([row("open", "door"), row("read", "book")])
+    pyarrow.parquet.write_table(table, bench.root / "calls.parquet")
+    run = build_from(bench, bench.root / "calls.parquet")
+    for sample, argument in zip(samples(run), ("door", "book"), strict=True):
+        assert sample.messages[1].tool_calls[0].arguments == {argument: "x"}
+        assert list(sample.tools[0].input_schema["properties"]) == [argument]
+
+
+def test_the_first_row_that_is_json_tells_the_layout(bench: Workbench) -> None:
+    path = write(bench.root / "torn.jsonl", [chat("Who?", "Nobody in particular.")])
+    path.write_text('{"messages": [\n' + path.read_text())
+    assert [sample.id for sample in samples(build_from(bench, path))] == ["torn/2"]
+    path.write_text("nothing\nhere\n")
+    with pytest.raises(UserError, match="no known layout"):
+        build_from(bench, path)
+
+
+def test_a_source_without_a_row_and_a_folder_of_rows_are_refused_by_name(bench: Workbench) -> None:
+    entry = {"layout": "messages", "licence": "MIT"}
+    (bench.root / "nothing.jsonl").write_text("\n")
+    for path, rule in ((bench.root / "nothing.jsonl", "no row"), (bench.root, "is a folder")):
+        (bench.root / "sources.yaml").write_text(json.dumps({"odd": entry | {"path": str(path)}}))
+        catalogue = f"data.catalogue={bench.root / 'sources.yaml'}"
+        with pytest.raises(UserError, match=rule) as caught:
+            build(bench.recipe("data.sources=[odd, benchmark]", catalogue), bench.run())
+        assert "source odd" in str(caught.value)
 
 
 def test_a_catalogued_source_brings_its_licence(bench: Workbench) -> None:

@@ -22,8 +22,33 @@ SECRETS = {
     "personal data: e-mail address": "jane.doe" + "@gmail.com",
     "personal data: phone number": "+49 30 " + "1234 5678",
     "personal data: social security number": "123-45-" + "6789",
-    "personal data: card number": "4111 1111 " + "1111 1111",
+    "personal data: card number": "4532 0151 " + "1283 0366",
 }
+MORE = [
+    (
+        "secret: AWS key",
+        "aws_secret_access_key = " + "wJalrXUtnFEMIK7MDENG" + "bPxRfiCYzzzz1234abcd",
+    ),
+    (
+        "secret: AWS key",
+        '{"SecretAccessKey": "' + "wJalrXUtnFEMIK7MDENG" + 'bPxRfiCYzzzz1234abcd"}',
+    ),
+    ("secret: private key", '"-----BEGIN ' + 'RSA PRIVATE KEY-----\\nMIIE"'),
+    (
+        "secret: webhook",
+        "https://hooks.slack.com/services/" + "T0A/B0B/" + "aB3dE6gH9jK2mN5pQ8sT1vW4",
+    ),
+    ("secret: Stripe key", "sk_" + "live_" + "a1B2c3D4e5F6g7H8i9J0"),
+    ("secret: GitLab token", "glpat-" + "a1B2c3D4e5F6g7H8i9J0"),
+    ("secret: npm token", "npm_" + "a1B2c3D4e5F6g7H8i9J0" + "k1L2m3N4o5P6q7R8"),
+    ("secret: Telegram token", "123456789:" + "AA" + "a1B2c3D4e5F" * 3),
+    ("secret: authorization header", "Basic " + "Ym9iOnMzY3IzdHB3"),
+    ("secret: authorization header", "Bearer " + "a1B2c3D4e5F6g7H8" * 2),
+    ("personal data: phone number", "(415) 867-" + "5309"),
+    ("personal data: phone number", "+33 1 42 68 " + "53 11"),
+    ("personal data: card number", "3714 963539 " + "10004"),
+    ("personal data: bank account", "GB33 BUKB 2020 " + "1555 5555 55"),
+]
 
 
 @pytest.mark.parametrize("reason", SECRETS)
@@ -34,10 +59,22 @@ def test_each_secret_and_personal_datum_is_found_and_not_repeated(reason: str) -
     assert planted not in shown
 
 
+@pytest.mark.parametrize(("reason", "planted"), MORE)
+def test_other_forms_of_them_are_found_too(reason: str, planted: str) -> None:
+    assert [found for found, _ in private_findings(f"see {planted} here")] == [reason]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "write to help@example.com or root@mail.example.org",
+        "git clone git@github.com:org/repo.git; sent by noreply@github.com",
+        "4111 1111 1111 1111, 3782 822463 10005 and DE89 3704 0044 0532 0130 00 are in manuals",
+        "api_key='sk-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', id AKIA" + "IOSFODNN7EXAMPLE",
+        "postgres://user:password@host/db and https://admin:admin@router",
+        "3f2504e0-4f89-11d3-9a0c-0305e82c3301, 2024-05-01T12:30:45.123456+02:00, v1.2.3-rc.4+build",
+        "+48.858412345 and -2.29448 north; (555) 555-0123 or +1-202-555-0143 is nobody's",
+        "d41d8cd98f00b204e9800998ecf8427e 1714567890123456 978-3-16-148410-0 node@18.0.0",
         "the decorator @mcp.tool() and a matrix a @ b.c",
         "https://user:{password}@host and https://example.com:8080/a@b",
         "sk-learn, hf_transfer, AKIA, +1 point, 2024-05-01, 1234 5678 9012 3456",

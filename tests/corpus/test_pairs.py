@@ -32,6 +32,23 @@ def double_number(number: float) -> float:
 if __name__ == "__main__":
     mcp.run()
 '''
+OTHER = '''"""Joins words."""
+from fastmcp import FastMCP
+
+mcp = FastMCP("Joiner")
+
+
+@mcp.tool()
+def join_words(words: list[str], sign: str = "-") -> str:
+    """One word of several, with a sign between them."""
+    if not words:
+        raise ValueError("no words")
+    return sign.join(word.strip() for word in words)
+
+
+if __name__ == "__main__":
+    mcp.run()
+'''
 FACTS = """
 prompt: Somebody who doubles what I give.
 primary_label: Mathematics
@@ -109,6 +126,31 @@ def test_a_registry_of_the_reference_harness_is_a_source(bench: Workbench) -> No
     write_registry([prediction], folder)
     [sample] = samples(servers_only(bench, folder / "registry.json"))
     assert sample.messages[-1].content == SERVER
+
+
+def test_a_program_that_a_registry_names_is_part_of_its_digest(bench: Workbench) -> None:
+    prediction = ServerPrediction(
+        slug="doubler", model="m", strategy="imported", completion=SERVER, finish_reason="stop"
+    )
+    write_registry([prediction], bench.root / "predictions")
+    recipe = bench.recipe(f"data.sources=[{bench.root / 'predictions' / 'registry.json'}]")
+    [before] = resolve_sources(recipe)
+    (bench.root / "predictions" / "doubler" / "env_code.py").write_text(SERVER + "# changed\n")
+    [after] = resolve_sources(recipe)
+    assert before.digest != after.digest
+
+
+def test_two_servers_of_one_slug_are_two_samples_with_ids_of_their_own(bench: Workbench) -> None:
+    rows_ = [
+        {"slug": "doubler", "prompt": "Double it.", "code": SERVER},
+        {"slug": "doubler", "prompt": " ", "code": OTHER},
+    ]
+    path = bench.root / "twice.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_))
+    first, second = samples(servers_only(bench, path))
+    assert (first.id, second.id) == ("twice/doubler", "twice/doubler/row-2")
+    assert "Double it." in first.messages[0].content
+    assert "Feature: Join Words" in second.messages[0].content, "a blank prompt is none"
 
 
 def test_a_hub_data_set_is_read_without_a_network(

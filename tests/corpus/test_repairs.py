@@ -11,11 +11,11 @@ from tests.corpus.conftest import MINI, Workbench
 from toolgenesis_sft.chat_protocol import Completion
 from toolgenesis_sft.config import server_python
 from toolgenesis_sft.corpus.breakages import CATALOGUE
-from toolgenesis_sft.corpus.verify import SandboxOnDemand
 from toolgenesis_sft.generation.coder_agent import try_out
 from toolgenesis_sft.prompts import agent_answer, parse_code, parse_trial_calls
 from toolgenesis_sft.records import ChatSample, ToolSchema
 from toolgenesis_sft.runs import read_records
+from toolgenesis_sft.sandbox.session import Sandbox
 from toolgenesis_sft.training.chat import spans
 
 # Both import styles, the App convention, stateless and stateful, with few tools each.
@@ -33,7 +33,7 @@ def trials() -> dict[str, set[str]]:
     benchmark = json.loads((MINI / "benchmark.json").read_text())
     items = {item["server_slug"]: item for item in benchmark}
     reports: dict[str, set[str]] = {breakage.name: set() for breakage in CATALOGUE}
-    with SandboxOnDemand(server_python(None)) as sandbox:
+    with Sandbox(server_python(None)) as sandbox:
         for slug in SERVERS:
             code = (MINI / "servers" / f"{slug}.py").read_text()
             tools = [

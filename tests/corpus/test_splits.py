@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import pytest
 
 from toolgenesis_sft.corpus.splits import apportion, largest_mixture, take, validation_groups
 
@@ -13,8 +13,35 @@ def strata(count: int) -> dict[str, str]:
 
 def test_the_share_is_taken_from_every_domain() -> None:
     groups = strata(30)
-    chosen = validation_groups(groups, 0.2, seed=0)
-    assert Counter(groups[name] for name in chosen) == {"maths": 2, "text": 2, "time": 2}
+    for seed in range(20):
+        chosen = validation_groups(groups, 0.2, seed)
+        assert {groups[name] for name in chosen} == {"maths", "text", "time"}
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(5, 1, 1), (20, 2, 6), (1000, 170, 230)])
+def test_the_number_is_near_the_share_and_exact_where_it_is_one(
+    count: int, least: int, most: int
+) -> None:
+    for seed in range(20):
+        alike = dict.fromkeys(strata(count), "maths")
+        assert least <= len(validation_groups(alike, 0.2, seed)) <= most
+
+
+def test_another_server_does_not_move_the_others() -> None:
+    """But for the one that a domain, or the number, was filled up with."""
+    moved = []
+    for seed in range(100):
+        groups = strata(90)
+        before = validation_groups(groups, 0.2, seed)
+        after = validation_groups(groups | {"one-more": "text"}, 0.2, seed)
+        moved.append(len(before ^ (after - {"one-more"})))
+    assert sum(moved) <= 2
+    assert max(moved) <= 1
+
+
+def test_something_trains_however_large_the_share() -> None:
+    for seed in range(20):
+        assert len(validation_groups(strata(4), 0.99, seed)) == 3
 
 
 def test_a_small_share_of_few_servers_still_validates_one() -> None:

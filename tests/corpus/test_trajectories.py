@@ -154,6 +154,157 @@ def test_text_parts_are_joined_and_no_content_is_none() -> None:
     assert (called.content, len(called.tool_calls)) == ("", 1)
 
 
+CITY = {
+    "name": "f",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+            "unit": {"type": "string", "enum": ["C", "F"]},
+        },
+        "required": ["city"],
+    },
+}
+
+
+def asked(arguments: object, **more: object) -> dict:
+    return with_call(arguments) | {"tools": [CITY]} | more
+
+
+def talk(*turns: tuple[str, str]) -> list[dict]:
+    return [{"from": speaker, "value": text} for speaker, text in turns]
+
+
+def roles_and_texts(conversation: Conversation) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in conversation.messages]
+
+
+def parallel(*results: tuple[str, str]) -> dict:
+    calls = [{"id": i, "function": {"name": "f", "arguments": {"n": 1}}} for i in ("a", "b")]
+    return {
+        "messages": [
+            {"role": "user", "content": "go"},
+            {"role": "assistant", "tool_calls": calls},
+            *({"role": "tool", "tool_call_id": i, "content": text} for i, text in results),
+            {"role": "assistant", "content": "done"},
+        ],
+        "tools": [TOOL],
+    }
+
+
+def test_results_of_parallel_calls_are_put_in_the_order_of_the_calls() -> None:
+    """Qwen3's form has no ids: the order alone says which result answers which call."""
+    messages = convert(parallel(("b", "second"), ("a", "first")), "messages").messages
+    assert [m.content for m in messages if m.role == "tool"] == ["first", "second"]
+
+
+@pytest.mark.parametrize("results", [[("a", "x")], [("a", "x"), ("c", "y")], [("", "x")] * 3])
+def test_results_that_do_not_fit_their_calls_are_refused(results: list[tuple[str, str]]) -> None:
+    with pytest.raises(Unfit, match="results do not fit the calls"):
+        convert(parallel(*results), "messages")
+
+
+def test_a_null_that_the_schema_does_not_take_is_an_argument_that_was_not_given() -> None:
+    """Tables of typed columns give each call the arguments of all others, as nulls."""
+    [_, call] = convert(asked({"city": "Ghent", "unit": None, "zip": None}), "messages").messages
+    assert call.tool_calls[0].arguments == {"city": "Ghent"}
+    [_, call] = convert(asked({"city": "Ghent", "days": None}), "messages").messages
+    assert call.tool_calls[0].arguments == {"city": "Ghent", "days": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "detail"),
+    [
+        ({"city": None}, "city = null is no string"),
+        ({"city": "Ghent", "days": "2"}, 'days = "2" is no integer or null'),
+        ({"city": "Ghent", "unit": "K"}, 'unit = "K" is none of its enum'),
+    ],
+)
+def test_arguments_are_held_against_unions_and_enums(arguments: dict, detail: str) -> None:
+    with pytest.raises(Unfit) as caught:
+        convert(asked(arguments), "messages")
+    assert detail in caught.value.detail
+
+
+def test_a_declaration_keeps_its_null_default_and_loses_keys_without_a_value() -> None:
+    tool = {"name": "f", "parameters": {"properties": {"n": {"default": None, "enum": None}}}}
+    row = {"messages": with_call({})["messages"], "tools": [tool]}
+    assert convert(row, "messages").tools[0].input_schema == {
+        "properties": {"n": {"default": None}}
+    }
+
+
+def test_hermes_form_is_understood_in_messages_too() -> None:
+    """<tools> in the system message, and a list of calls in one <tool_call> block."""
+    call = '{"name": "f", "arguments": {"n": 1}}'
+    row = {
+        "messages": [
+            {"role": "system", "content": f"Call functions. <tools>[{json.dumps(TOOL)}]</tools>"},
+            {"role": "user", "content": "twice"},
+            {"role": "assistant", "content": f"<tool_call>[{call}, {call}]</tool_call>"},
+            {
+                "role": "tool",
+                "content": "<tool_response>1</tool_response><tool_response>2</tool_response>",
+            },
+            {"role": "assistant", "content": "1 and 2"},
+        ]
+    }
+    conversation = convert(row, "messages")
+    assert [tool.name for tool in conversation.tools] == ["f"]
+    assert roles_and_texts(conversation) == [
+        ("user", "twice"),
+        ("assistant", ""),
+        ("tool", "1"),
+        ("tool", "2"),
+        ("assistant", "1 and 2"),
+    ]
+
+
+def test_sharegpt_may_say_role_and_content() -> None:
+    row = {"conversations": [{"role": "user", "content": "Hi"}, {"role": "bot", "content": "Ho"}]}
+    assert roles_and_texts(convert(row, "sharegpt")) == [("user", "Hi"), ("assistant", "Ho")]
+
+
+def test_tools_are_found_under_openais_older_name() -> None:
+    row = with_call({"n": 1})
+    row["functions"] = row.pop("tools")
+    assert [tool.name for tool in convert(row, "messages").tools] == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "row", "reason"),
+    [
+        ("alpaca", {"instruction": "a", "output": "b", "history": [["q"]]}, "not in its layout"),
+        ("alpaca", {"instruction": "a", "output": "b", "history": [{"q": "a"}]}, "not in its"),
+        ("messages", asked({}, tools=[{"name": "f", "parameters": {"required": [[1]]}}]), "layout"),
+        ("messages", {"messages": "[not json"}, "row is not in its layout"),
+        ("sharegpt", {"conversations": talk(("human", " "), ("gpt", "x"))}, "empty question"),
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b", "weight": 0},
+                ]
+            },
+            "a turn of weight 0",
+        ),
+    ],
+)
+def test_odd_rows_are_counted_and_never_stop_a_build(layout: str, row: dict, reason: str) -> None:
+    with pytest.raises(Unfit, match=reason):
+        convert(row, layout)
+
+
+def test_xlam_knows_optional_types() -> None:
+    tools = [{"name": "f", "parameters": {"a": {"type": "Optional[int]"}, "b": {"type": "str"}}}]
+    answers = [{"name": "f", "arguments": {"b": "x"}}]
+    row = {"query": "q", "tools": json.dumps(tools), "answers": json.dumps(answers)}
+    schema = convert(row, "xlam").tools[0].input_schema
+    assert (schema["required"], schema["properties"]["a"]["type"]) == (["b"], "integer")
+
+
 @pytest.mark.parametrize(
     ("loss_on", "supervised"),
     [

@@ -12,12 +12,12 @@ import pytest
 
 from tests.generation.conftest import PROMPTS
 from tests.generation.scripted_server import Fault, ScriptedServer, reply
+from tests.sandbox.ray_cluster import two_machines
 from toolgenesis_sft.benchmark import load_benchmark
 from toolgenesis_sft.client import ModelClient
-from toolgenesis_sft.config import Generate, server_python
-from toolgenesis_sft.errors import HarnessFault
+from toolgenesis_sft.config import Generate, Score, server_python
+from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.generation.coder_agent import (
-    Workshop,
     coder_agent,
     compile_error,
     impersonal,
@@ -28,7 +28,7 @@ from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.prompts import CONFIDENCE_PROMPT, parse_code, parse_trial_calls
 from toolgenesis_sft.records import ServerPrediction
 from toolgenesis_sft.runs import RunFolder
-from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.sandbox.workshop import Workshop
 
 SCHEMA = json.dumps(
     {
@@ -92,13 +92,13 @@ class Coder:
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(server_python(None)) as sandbox:
-        yield sandbox
+def workshop() -> Iterator[Workshop]:
+    with Workshop(server_python(None), Score()) as workshop:
+        yield workshop
 
 
 @pytest.fixture
-def work(sandbox: Sandbox, benchmark: Path):
+def work(workshop: Workshop, benchmark: Path):
     """work(coder, **settings) -> (the prediction, the requests that it took)."""
 
     def work(coder: Coder, **settings: Any) -> tuple[ServerPrediction, list[dict[str, Any]]]:
@@ -107,7 +107,7 @@ def work(sandbox: Sandbox, benchmark: Path):
 
         async def go(url: str) -> ServerPrediction:
             async with ModelClient(url, "scripted") as client:
-                return await coder_agent(client, request, Workshop(sandbox))
+                return await coder_agent(client, request, workshop)
 
         with ScriptedServer(coder) as server:
             return asyncio.run(go(server.url)), server.bodies
@@ -209,6 +209,42 @@ def test_the_stage_opens_the_sandbox_and_keeps_every_turn(make_recipe, run: RunF
     predictions = list(read_predictions(run.predictions))
     assert [len(prediction.turns) for prediction in predictions] == [6, 6, 6]
     assert {parse_code(prediction.completion) for prediction in predictions} == {(GOOD, "")}
+
+
+@pytest.mark.slow
+def test_predictions_of_agents_whose_servers_run_on_a_ray_are_those_of_one_machine(
+    make_recipe, run: RunFolder, tmp_path: Path
+) -> None:
+    def predictions(run: RunFolder, *where: str) -> list[dict[str, Any]]:
+        with ScriptedServer(Coder(answer(WRONG_ANSWER), answer(NO_TOOL), answer(GOOD))) as server:
+            endpoint = ("generate.engine=endpoint", f"generate.endpoint_url={server.url}")
+            generate(make_recipe(*endpoint, "generate.strategies=[coder_agent]", *where), run)
+        read = sorted(read_predictions(run.predictions), key=lambda prediction: prediction.slug)
+        return [prediction.model_dump(exclude={"elapsed_s"}) for prediction in read]
+
+    with two_machines() as cluster:
+        there = predictions(
+            run, "score.executor=ray", f"score.ray_address={cluster.address}", "score.workers=2"
+        )
+    here = predictions(RunFolder(tmp_path / "here"))
+    assert len(here) == len(PROMPTS)
+    assert there == here
+
+
+def test_a_cluster_that_is_not_there_is_said_before_a_model_is_asked(
+    make_recipe, run: RunFolder
+) -> None:
+    with ScriptedServer(Coder(answer(GOOD))) as server:
+        recipe = make_recipe(
+            "generate.engine=endpoint",
+            f"generate.endpoint_url={server.url}",
+            "generate.strategies=[coder_agent]",
+            "score.executor=ray",
+            "score.ray_address=127.0.0.1:9",
+        )
+        with pytest.raises(UserError, match="no Ray cluster answers"):
+            generate(recipe, run)
+    assert server.bodies == []
 
 
 def test_a_tool_that_no_call_tries_is_asked_for(work) -> None:

@@ -20,7 +20,7 @@ from tests.generation.scripted_server import Fault, ScriptedServer, reply
 from toolgenesis_sft import client
 from toolgenesis_sft.benchmark import load_benchmark
 from toolgenesis_sft.errors import HarnessFault, UserError
-from toolgenesis_sft.generation.generate import chosen_scenarios, generate
+from toolgenesis_sft.generation.generate import chosen_scenarios, generate, spent
 from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.prompts import CONFIDENCE_PROMPT, DIRECT_PROMPT
 from toolgenesis_sft.records import ChatSample, Message, ServerPrediction
@@ -383,6 +383,22 @@ def test_killed_at_any_moment_it_continues_and_every_token_counts_once(
     spent = read_json(run.provenance)["generate"]["spent"]["scripted"]
     assert spent["num_predictions"] == 3 * num_samples
     assert spent["num_completion_tokens"] == sum(p.num_completion_tokens for p in predictions)
+
+
+def test_what_an_endpoint_did_not_count_is_said() -> None:
+    def prediction(number: int, num_tokens: int) -> ServerPrediction:
+        return ServerPrediction(
+            slug="one",
+            model="m",
+            strategy="direct",
+            sample_index=number,
+            completion="x",
+            finish_reason="stop",
+            num_prompt_tokens=num_tokens,
+        )
+
+    found = spent([prediction(0, 7), prediction(1, 0)])["m"]
+    assert (found["num_predictions"], found["num_without_usage"]) == (2, 1)
 
 
 # Stands in for a vLLM environment: takes its command line and answers, until it is told to die.

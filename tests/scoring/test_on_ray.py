@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +15,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from tests.generation.scripted_server import ScriptedServer
+from tests.sandbox.ray_cluster import kill_one, machines, meanwhile, two_machines, workers
 from tests.scoring.conftest import MakeBenchmark, judge_script, reference, write_benchmark
 from tests.scoring.test_score import Scored, prediction
-from toolgenesis_sft.benchmark import load_answer_keys
-from toolgenesis_sft.config import Score, server_python
 from toolgenesis_sft.errors import HarnessFault, UserError
-from toolgenesis_sft.scoring.job import ScoreJob
-from toolgenesis_sft.scoring.on_ray import Crew, RemoteWorker, by_server, facts
-from toolgenesis_sft.scoring.worker import Kit
+from toolgenesis_sft.scoring.on_ray import by_server
 
 SLUGS = ("envelope-budget", "gpa-planner", "temperature-scales")
 
@@ -50,19 +43,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Scored:
     return scored
 
 
-@contextlib.contextmanager
-def two_machines() -> Iterator[Cluster]:
-    """Two of Ray's nodes with one core each."""
-    small = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as on_ray does for a Ray of its own
-    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-    try:
-        cluster.add_node(**small)
-        yield cluster
-    finally:
-        cluster.shutdown()
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with two_machines() as cluster:
@@ -84,45 +64,6 @@ def evidence(scored: Scored) -> dict[str, Any]:
     return found
 
 
-def machines(cluster: Cluster) -> list[int]:
-    """Process ids of the nodes, that of the head first."""
-    return [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
-
-
-def workers(parents: list[int], doing: str) -> list[int]:
-    """Process ids of workers of ours that are doing this; Ray writes it in their title."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):
-                title = (process / "cmdline").read_bytes().decode(errors="replace")
-                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent in parents and title.startswith(f"ray::RemoteWorker.{doing}"):
-                    found.append(int(process.name))
-    return found
-
-
-@contextlib.contextmanager
-def meanwhile(act: Callable[[], bool]) -> Iterator[None]:
-    """Repeat `act` beside the block until it says that it is done; it must be, in the end."""
-    over, done = threading.Event(), threading.Event()
-
-    def repeat() -> None:
-        while not over.is_set() and not done.is_set():
-            if act():
-                done.set()
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    assert done.is_set()
-
-
 @pytest.mark.slow
 def test_verdicts_and_evidence_are_those_of_one_machine(
     local: Scored, cluster: Cluster, tmp_path: Path
@@ -139,15 +80,10 @@ def test_what_a_killed_worker_was_at_is_done_by_another(
     scored = local.afresh(tmp_path)
     parents = machines(cluster)
 
-    def kill_one() -> bool:
-        at_work = (
-            workers(parents, "score") if list((scored.out / "evidence").rglob("*.json")) else []
-        )
-        for pid in at_work[:1]:
-            os.kill(pid, signal.SIGKILL)
-        return bool(at_work)
+    def kill() -> bool:
+        return any((scored.out / "evidence").rglob("*.json")) and kill_one(parents)
 
-    with meanwhile(kill_one):
+    with meanwhile(kill):
         assert scored.run(**on(cluster)) == local.scores
     assert evidence(scored) == evidence(local)
 
@@ -159,7 +95,7 @@ def test_a_lost_machine_leaves_its_servers_to_the_others(local: Scored, tmp_path
         second = machines(cluster)[1:]
 
         def lose() -> bool:
-            if not workers(second, "score"):
+            if not workers(second, "do"):
                 return False
             os.kill(second[0], signal.SIGKILL)
             return True
@@ -176,7 +112,7 @@ def test_a_prediction_that_ends_its_worker_twice_is_owed_and_takes_no_other_with
     parents, killed = machines(cluster), set[int]()
 
     def kill_two() -> bool:
-        for pid in set(workers(parents, "score")) - killed:
+        for pid in set(workers(parents, "do")) - killed:
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
         return len(killed) >= 2
@@ -214,25 +150,6 @@ def one_server(make_benchmark: MakeBenchmark, folder: Path) -> Scored:
     (folder / "predictions").mkdir()
     (folder / "predictions" / f"{SLUGS[2]}.py").write_text(reference(SLUGS[2]))
     return Scored(make_benchmark(SLUGS[2]), folder / "predictions", folder / "out")
-
-
-def kit(local: Scored, **settings: Any) -> Kit:
-    job = ScoreJob.of_folder(local.benchmark, local.predictions, local.out, Score(**settings))
-    return Kit.of(job, load_answer_keys(local.benchmark), server_python(None))
-
-
-def test_a_machine_with_another_server_environment_is_refused_by_name(local: Scored) -> None:
-    own = kit(local)
-    crew = Crew(own, by_server([]))
-    crew.check({"machine": "node7", **facts(own)})
-    with pytest.raises(UserError, match=r"server_runtime on node7 = other"):
-        crew.check({"machine": "node7", **facts(own), "server_runtime": "other"})
-
-
-def test_a_machine_without_the_server_environment_is_refused_by_name(local: Scored) -> None:
-    away = replace(kit(local), interpreter=Path("/nowhere/python"))
-    with pytest.raises(UserError, match=r"score.server_python = /nowhere/python: is not there on"):
-        RemoteWorker(away, {}).begin()
 
 
 def test_all_predictions_of_a_server_are_one_piece_of_work() -> None:

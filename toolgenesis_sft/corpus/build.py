@@ -37,7 +37,7 @@ from toolgenesis_sft.corpus.sources import (
 from toolgenesis_sft.corpus.splits import largest_mixture, rank, take, validation_groups
 from toolgenesis_sft.corpus.table import Table
 from toolgenesis_sft.corpus.tokens import Measurer
-from toolgenesis_sft.corpus.verify import SandboxOnDemand, Verifier, gold_tool_names
+from toolgenesis_sft.corpus.verify import Verifier, gold_tool_names
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import ChatSample, Json, ServerPrediction
 from toolgenesis_sft.runs import (
@@ -51,6 +51,7 @@ from toolgenesis_sft.runs import (
     write_lines,
 )
 from toolgenesis_sft.sandbox.jail import runtime_digest
+from toolgenesis_sft.sandbox.workshop import Workshop
 from toolgenesis_sft.training.chat import CHAT_TEMPLATE, render
 from toolgenesis_sft.training.tokenizer import digest, resolve_tokenizer, train_tokenizer
 
@@ -190,15 +191,15 @@ class Job:
     def _server_samples(self) -> list[ChatSample]:
         recipe, memory = self.recipe, self.run.data
         runtime = runtime_digest(self.interpreter)
-        with SandboxOnDemand(self.interpreter) as sandbox:
+        with Workshop(self.interpreter, recipe.score) as workshop:
             pairs = gather(recipe, self.benchmark, self.sources, self.drops)
             if teacher.SOURCE in recipe.data.sources:
                 self.candidates, more = teacher.candidates(
-                    recipe, self.benchmark, sandbox, memory / "teacher.jsonl", self.drops
+                    recipe, self.benchmark, workshop, memory / "teacher.jsonl", self.drops
                 )
                 pairs += more
             pairs = within_max_scenarios(pairs, recipe.data.max_scenarios, self.drops)
-            verifier = Verifier(self.benchmark.path, sandbox, runtime, memory / "verified.jsonl")
+            verifier = Verifier(self.benchmark.path, workshop, runtime, memory / "verified.jsonl")
             servers = servers_of(
                 recipe,
                 pairs,
@@ -212,11 +213,10 @@ class Job:
                 servers = teacher.most_diverse(servers, recipe.data.teacher, self.drops)
             self.servers = servers
             repairer = Repairer(
-                sandbox,
+                workshop,
                 runtime,
                 memory / "tried.jsonl",
                 verifier.trial_calls,
-                recipe.score.workers,
                 self.drops,
             )
             return samples_of(servers, recipe.data.kinds, repairer, recipe.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark
 from toolgenesis_sft.config import Recipe, resolve_path
@@ -52,12 +53,21 @@ def within_max_scenarios(pairs: list[Pair], most: int | None, drops: Drops) -> l
 
 
 def _of_rows(source: Source, benchmark: Benchmark, drops: Drops) -> Iterator[Pair]:
+    """The pairs of a file's rows. A slug that came before gets its row's number beside it: what is
+    known of a server is kept by its id."""
+    seen: set[str] = set()
     for where, row in rows(source):
-        facts = (where.rpartition(" ")[2], source.label, source.entry.licence)
+        number = where.rpartition(" ")[2]
+        facts = (number, source.label, source.entry.licence)
         try:
             if source.entry.layout == "transcripts":
-                yield transcript_pair(decoded(row), benchmark, *facts)
+                pair = transcript_pair(decoded(row), benchmark, *facts)
             else:
-                yield row_pair(decoded(row), *facts)
+                pair = row_pair(decoded(row), *facts)
         except Unfit as unfit:
             drops.add(unfit.reason, f"{source.label}: {where}", unfit.detail)
+            continue
+        if pair.id in seen:
+            pair = replace(pair, variant=f"row-{number}")
+        seen.add(pair.id)
+        yield pair

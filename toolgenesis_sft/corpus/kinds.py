@@ -1,4 +1,4 @@
-"""One verified server -> samples of four kinds, each asked as the model will be asked."""
+"""One verified server -> samples of every kind, each asked as the model will be asked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from toolgenesis_sft.corpus.repairs import MAX_REPAIRS_PER_SERVER, Repair, Repai
 from toolgenesis_sft.corpus.servers import Server
 from toolgenesis_sft.corpus.splits import largest_mixture, take
 from toolgenesis_sft.prompts import (
+    TrialCall,
     agent_answer,
     agent_messages,
     agent_report,
@@ -26,21 +27,32 @@ def samples_of(
 ) -> list[ChatSample]:
     """As many samples as the shares allow, server by server. Of a kind that gives fewer samples
     than there are servers, the digest chooses which."""
-    quota = largest_mixture(dict.fromkeys(shares, len(servers)) | _repairs(shares, servers), shares)
+
+    def agent(server: Server) -> ChatSample:
+        return agent_sample(server, repairer.calls_for(server.pair))
+
+    makers: dict[SampleKind, Callable[[Server], ChatSample]] = {**MAKERS, "agent": agent}
+    sources: dict[SampleKind, Sequence[Server]] = dict.fromkeys(makers, servers)
+    if {"agent", "repair"} & shares.keys():
+        sources["agent"] = sources["repair"] = repairer.passing(servers)
+    most = {
+        kind: len(sources[kind]) * (MAX_REPAIRS_PER_SERVER if kind == "repair" else 1)
+        for kind in shares
+    }
+    quota = largest_mixture(most, shares)
     repairs: list[Repair] = []
     if quota.get("repair"):
-        repairs = repairer.find(servers, quota["repair"], seed)
+        repairs = repairer.find(sources["repair"], quota["repair"], seed)
         if len(repairs) < quota["repair"]:
-            found: dict[SampleKind, int] = {"repair": len(repairs)}
-            quota = largest_mixture(dict.fromkeys(shares, len(servers)) | found, shares)
+            quota = largest_mixture({**most, "repair": len(repairs)}, shares)
             repairs = repairs[: quota["repair"]]
     chosen = {
-        kind: take([f"{kind} {server.pair.id}" for server in servers], quota.get(kind, 0), seed)
-        for kind in MAKERS
+        kind: take([f"{kind} {s.pair.id}" for s in sources[kind]], quota.get(kind, 0), seed)
+        for kind in makers
     }
     samples: list[ChatSample] = []
     for server in servers:
-        for kind, make in MAKERS.items():
+        for kind, make in makers.items():
             if f"{kind} {server.pair.id}" in chosen[kind]:
                 samples.append(make(server))
         samples += [repair_sample(r) for r in repairs if r.server.pair.id == server.pair.id]
@@ -66,6 +78,12 @@ def schema_to_server_sample(server: Server) -> ChatSample:
     return _sample(server, "schema_to_server", (*asked, server_answer(server.pair.code)))
 
 
+def agent_sample(server: Server, calls: tuple[TrialCall, ...]) -> ChatSample:
+    """The coder agent's first program, with calls that try it and that it passes."""
+    asked = agent_messages(server.pair.scenario(), schema_text(server.tools))
+    return _sample(server, "agent", (*asked, agent_answer(server.pair.code, calls)))
+
+
 def repair_sample(repair: Repair) -> ChatSample:
     """The coder agent's talk: a broken server, what the sandbox said, the mended server. Only
     the last turn is supervised."""
@@ -84,12 +102,6 @@ MAKERS: dict[SampleKind, Callable[[Server], ChatSample]] = {
     "schema": schema_sample,
     "schema_to_server": schema_to_server_sample,
 }
-
-
-def _repairs(
-    shares: Mapping[SampleKind, float], servers: Sequence[Server]
-) -> dict[SampleKind, int]:
-    return {"repair": len(servers) * MAX_REPAIRS_PER_SERVER} if "repair" in shares else {}
 
 
 def _sample(

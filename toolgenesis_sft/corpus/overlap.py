@@ -2,35 +2,59 @@
 
 Four signs, each enough alone: the slug (or the very prompt), the tool names, the prompt's word
 runs, the program's token runs. They are compared as sets, so a copy that was renamed, reworded in
-places or reformatted is still found.
+places, cut into helper functions or reformatted is still found. Of a chat every message counts,
+with the programs and tool names that stand in its text.
+
+What is not found: a scenario told in quite other words, a server written anew, a program that is
+encoded (base64) or has lost both `FastMCP` and its `.tool` decorators; and code at all, where no
+reference server is at hand.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from toolgenesis_sft.benchmark import Benchmark
 from toolgenesis_sft.corpus.shingles import (
     NOTHING,
     Hashes,
     code_shingles,
-    contained,
     shared,
     text_shingles,
     union,
 )
-from toolgenesis_sft.records import ChatSample, Scenario
+from toolgenesis_sft.predictions import read_predictions
+from toolgenesis_sft.prompts import parse_prediction
+from toolgenesis_sft.records import ChatSample, Json, Message
 
-# Measured on data/mini, where all servers differ: no two prompts share more than 15 % of the
-# smaller one's word runs, no two programs more than 18 %; a renamed, reformatted copy shares 100 %.
-MIN_PROMPT_SHARE = 0.5
+# Measured where all servers differ: of data/mini no two prompts share more than 6 % of the smaller
+# one's own word runs (of 13 published ones 11 %), no two programs more than 18 %. A prompt with
+# every sixth word changed keeps 28 %, a renamed and reformatted program all.
+MIN_PROMPT_SHARE = 0.25
 MIN_CODE_SHARE = 0.5
+MIN_SHARED_RUNS = 8  # a short text that is found in a long one says nothing
+# A word run of so many of the benchmark's prompts is its way of speaking (published scenarios
+# otherwise share up to 44 %), but not where little else would be left of a prompt.
+MIN_PROMPTS_OF_PHRASE = 3
+MIN_OWN_SHARE = 0.2
 # Generic names (search, get_status) meet by chance, so two must agree and most of the server's.
 MIN_TOOL_SHARE = 0.6
 MIN_SHARED_TOOLS = 2
+
+WRITTEN_NAME = re.compile(r'\\?"name\\?"\s*:\s*\\?"([\w./:-]+)')
+PREFIX = re.compile(r"__|[-./:]")
+FENCED = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+PYTHON_LINE = re.compile(r'^(?:import |from \w|@\w|def |async def |class |""")', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -79,11 +103,26 @@ class HeldOut:
     def of(
         cls, benchmark: Benchmark, tool_names: dict[str, frozenset[str]], servers: Path | None
     ) -> HeldOut:
-        """tool_names: gold tool names by slug. servers: folder with reference <slug>.py, if any."""
-        by_slug = {scenario.slug: scenario for scenario in benchmark.scenarios}
+        """tool_names: gold tool names by slug. servers: folder with reference <slug>.py, or a
+        registry.json, if any."""
+        prompts = text_shingles([scenario.prompt for scenario in benchmark.scenarios])
+        codes = (
+            {each.slug: parse_prediction(each).code or "" for each in read_predictions(servers)}
+            if servers and servers.exists()
+            else {}
+        )
+        runs, counts = np.unique(np.concatenate([NOTHING, *prompts]), return_counts=True)
+        phrases = runs[counts >= MIN_PROMPTS_OF_PHRASE]
         return cls(
-            _held_out_server(by_slug[slug], tool_names.get(slug, frozenset()), servers)
-            for slug in benchmark.held_out
+            HeldOutServer(
+                slug=scenario.slug,
+                slug_key=slug_key(scenario.slug),
+                tool_names=frozenset(map(name_key, tool_names.get(scenario.slug, ()))),
+                prompt=_own(prompt, phrases),
+                code=code_shingles(codes[scenario.slug]) if codes.get(scenario.slug) else NOTHING,
+            )
+            for scenario, prompt in zip(benchmark.scenarios, prompts, strict=True)
+            if scenario.slug in benchmark.held_out
         )
 
     def overlap(self, traces: Traces) -> Overlap | None:
@@ -91,7 +130,7 @@ class HeldOut:
         slug = self._slugs.get(slug_key(traces.slug)) if traces.slug else None
         if slug:
             return Overlap(slug, "slug", 1.0)
-        names = frozenset(map(name_key, traces.tool_names))
+        names = frozenset(chain.from_iterable(map(name_keys, traces.tool_names)))
         if len(names & self._names) >= MIN_SHARED_TOOLS:
             for server in self.servers:
                 common = len(names & server.tool_names)
@@ -105,46 +144,110 @@ class HeldOut:
         if not len(hashes):
             return None
         known = self._prompts if sign == "prompt" else self._code
-        num_common = int(shared(hashes, known).sum())
-        if not num_common:
+        if not shared(hashes, known).any():
             return None
         best = Overlap("", sign, 0.0)
         for server in self.servers:
             theirs = server.prompt if sign == "prompt" else server.code
-            if len(theirs) and num_common >= least * min(len(hashes), len(theirs)):
-                share = contained(hashes, theirs)
-                if share > best.share:
-                    best = Overlap(server.slug, sign, share)
+            smaller, larger = sorted((hashes, theirs), key=len)
+            num_common = int(shared(smaller, larger).sum())
+            if num_common >= max(1, min(MIN_SHARED_RUNS, len(theirs))):
+                best = max(best, Overlap(server.slug, sign, num_common / len(smaller)), key=_share)
         return best if best.share >= least else None
 
 
 def sample_traces(sample: ChatSample, text: Hashes) -> Traces:
-    """What a chat sample shows: its text, the tools it declares, the program it answers with."""
-    answers = [message.content for message in sample.messages if message.role == "assistant"]
-    code = next((answer for answer in reversed(answers) if "FastMCP" in answer), "")
+    """What a chat sample shows: its text, the tools that it declares or writes of, its programs.
+
+    text: of all messages but the system's, which is often the same for a whole data set.
+    """
+    names = {tool.name for tool in sample.tools}
+    programs: list[Hashes] = []
+    for message in sample.messages:
+        if '"name' in message.content:
+            names.update(WRITTEN_NAME.findall(message.content))
+        if message.tool_calls or _may_show_a_server(message.content):
+            programs += map(code_shingles, programs_in(message))
+    first = sample.messages[0]
+    system = _system_shingles(first.content) if first.role == "system" else NOTHING
     return Traces(
-        prompt=text,
-        code=code_shingles(code) if code else NOTHING,
-        tool_names=frozenset(tool.name for tool in sample.tools),
+        prompt=union([text, system]) if len(system) else text,
+        code=union(programs),
+        tool_names=frozenset(names),
     )
+
+
+def programs_in(message: Message) -> Iterator[str]:
+    """The servers that a message shows: in fences, between prose, inside of JSON, or as an argument
+    of a call."""
+    for text in _texts(message):
+        if _may_show_a_server(text):
+            yield from FENCED.findall(text) or [_without_prose(text)]
+
+
+def _may_show_a_server(text: str) -> bool:
+    return "FastMCP" in text or ".tool" in text
+
+
+def _texts(message: Message) -> Iterator[str]:
+    yield message.content
+    if message.content[:1] in ("{", "[") and _may_show_a_server(message.content):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield from _strings_in(json.loads(message.content))
+    for call in message.tool_calls:
+        yield from _strings_in(call.arguments)
+
+
+def _strings_in(value: Json) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings_in(inner)
+
+
+def _without_prose(text: str) -> str:
+    """From the first line that looks like Python's to the last that is; all of it where too little
+    of it would be left."""
+    first = PYTHON_LINE.search(text)
+    lines = text[first.start() if first else 0 :].splitlines()
+    while len(lines) > 1:
+        try:
+            ast.parse("\n".join(lines))
+        except SyntaxError as error:
+            lines = lines[: min(len(lines), error.lineno or 0) - 1]
+        except (ValueError, RecursionError, MemoryError):
+            break
+        else:
+            return "\n".join(lines)
+    return text
+
+
+@lru_cache(maxsize=64)
+def _system_shingles(text: str) -> Hashes:
+    return text_shingles([text])[0]
+
+
+def _own(prompt: Hashes, phrases: Hashes) -> Hashes:
+    """Of a prompt's word runs those that are not every scenario's."""
+    own = prompt[~shared(prompt, phrases)]
+    return own if len(own) >= MIN_OWN_SHARE * len(prompt) else prompt
+
+
+def _share(overlap: Overlap) -> float:
+    return overlap.share
 
 
 def slug_key(slug: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", slug.lower())
+    """A slug in any spelling, with or without the words that any server may bear."""
+    words = re.findall(r"[a-z0-9]+", slug.lower())
+    return "".join([word for word in words if word not in ("mcp", "server")] or words)
 
 
-name_key = slug_key
+def name_key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _held_out_server(
-    scenario: Scenario, tool_names: frozenset[str], servers: Path | None
-) -> HeldOutServer:
-    path = servers / f"{scenario.slug}.py" if servers else None
-    code = path.read_text(encoding="utf-8") if path and path.exists() else ""
-    return HeldOutServer(
-        slug=scenario.slug,
-        slug_key=slug_key(scenario.slug),
-        tool_names=frozenset(map(name_key, tool_names)),
-        prompt=text_shingles([scenario.prompt])[0],
-        code=code_shingles(code) if code else NOTHING,
-    )
+def name_keys(name: str) -> list[str]:
+    """A tool's name, and without what clients put before it: `mcp__files__read`, `files-read`."""
+    return [name_key(name), *(name_key(name[cut.end() :]) for cut in PREFIX.finditer(name))]

@@ -149,7 +149,7 @@ def folder_pairs(folder: Path, source: str, licence: str) -> Iterator[Pair]:
             code=(parse_prediction(prediction).code or "").removeprefix(BYTE_ORDER_MARK),
             source=source,
             licence=licence,
-            prompt=facts.prompt,
+            prompt=stated(facts.prompt),
             primary_label=facts.primary_label,
             secondary_labels=facts.secondary_labels,
             server_class=facts.server_class,
@@ -183,10 +183,15 @@ def row_pair(row: Json, where: str, source: str, licence: str) -> Pair:
         code=code,
         source=source,
         licence=licence,
-        prompt=facts.prompt,
+        prompt=stated(facts.prompt),
         primary_label=facts.primary_label,
         examples=facts.examples,
     )
+
+
+def stated(prompt: str | None) -> str | None:
+    """A prompt of spaces is none: the scenario is written from the live tools then."""
+    return prompt if prompt and prompt.strip() else None
 
 
 def shortest(pairs: Iterable[Pair], count: int) -> list[Pair]:

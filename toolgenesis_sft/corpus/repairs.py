@@ -7,8 +7,9 @@ finds a fault in the broken one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from toolgenesis_sft.chat_protocol import Completion
@@ -17,22 +18,22 @@ from toolgenesis_sft.corpus.drops import Drops
 from toolgenesis_sft.corpus.pairs import Pair
 from toolgenesis_sft.corpus.servers import Server
 from toolgenesis_sft.corpus.splits import rank
-from toolgenesis_sft.corpus.verify import timed_out
+from toolgenesis_sft.corpus.verify import Finding, Memory
 from toolgenesis_sft.generation.coder_agent import try_out
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.prompts import TrialCall, agent_answer, schema_text
-from toolgenesis_sft.records import Record
-from toolgenesis_sft.runs import append_record, fingerprint, mend_torn_line, read_records
+from toolgenesis_sft.records import ToolSchema
+from toolgenesis_sft.runs import fingerprint
 from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.sandbox.workshop import Workshop
 
 MAX_REPAIRS_PER_SERVER = 6  # more teach the same program over and over
 RULES_VERSION = 2
 
 
-class Tried(Record):
+class Tried(Finding):
     """What a trial said; an empty report is a pass."""
 
-    key: str
     report: str
 
 
@@ -48,43 +49,47 @@ class Repair:
 
 
 class Repairer:
-    """Breaks servers and tries them, several at once, and remembers what came out.
+    """Breaks servers, has them tried in the workshop, and remembers what came out.
 
     calls_for: trial calls that a pair's working server should pass.
     """
 
     def __init__(
         self,
-        sandbox: Sandbox,
+        workshop: Workshop,
         runtime: str,
         memory: Path,
         calls_for: Callable[[Pair], tuple[TrialCall, ...]],
-        workers: int,
         drops: Drops,
     ) -> None:
-        self.sandbox, self.runtime, self.memory = sandbox, runtime, memory
-        self.calls_for, self.workers, self.drops = calls_for, workers, drops
-        mend_torn_line(memory)
-        self.known = {tried.key: tried for tried in read_records(memory, Tried)}
+        self.workshop, self.runtime = workshop, runtime
+        self.calls_for, self.drops = calls_for, drops
+        self.memory = Memory(memory, Tried, attrgetter("report"))
 
-    def find(self, servers: Sequence[Server], wanted: int, seed: int) -> list[Repair]:
-        """Up to `wanted` repairs, spread evenly: no server gets a second before all had one."""
+    def passing(self, servers: Sequence[Server]) -> list[Server]:
+        """Those that pass their own trial calls, and have some; the others are counted."""
         calls = {server.pair.id: self.calls_for(server.pair) for server in servers}
-        whole = list(self._try_all([(s, s.pair.code, calls[s.pair.id]) for s in servers]))
-        fit: list[Server] = []
+        whole = self._try_all([(s, s.pair.code, calls[s.pair.id]) for s in servers])
+        passing: list[Server] = []
         for server, tried in zip(servers, whole, strict=True):
             if tried.report or not calls[server.pair.id]:
                 detail = tried.report or "no example and no unit test"
-                self.drops.add("repair: its own trial calls do not pass", server.pair.id, detail)
+                self.drops.add("agent: its own trial calls do not pass", server.pair.id, detail)
             else:
-                fit.append(server)
+                passing.append(server)
+        return passing
+
+    def find(self, passing: Sequence[Server], wanted: int, seed: int) -> list[Repair]:
+        """Up to `wanted` repairs, spread evenly: no server gets a second before all had one.
+        passing: servers that pass their own trial calls."""
+        calls = {server.pair.id: self.calls_for(server.pair) for server in passing}
         found: list[Repair] = []
         num_of: dict[str, int] = {}
-        queues = {server.pair.id: _breakages(server, seed) for server in fit}
+        queues = {server.pair.id: _breakages(server, seed) for server in passing}
         while len(found) < wanted:
             batch = [
                 (server, breakage, broken)
-                for server in fit
+                for server in passing
                 if num_of.get(server.pair.id, 0) < MAX_REPAIRS_PER_SERVER
                 and (fault := next(queues[server.pair.id], None))
                 for breakage, broken in (fault,)
@@ -105,30 +110,34 @@ class Repairer:
         self, jobs: Sequence[tuple[Server, str, tuple[TrialCall, ...]]]
     ) -> Iterator[Tried]:
         """A trial of each program, in their order. Raises HarnessFault where the sandbox fails."""
+        answers = [agent_answer(code, calls).content for _, code, calls in jobs]
+        keys = [
+            fingerprint([answer, schema_text(server.tools), self.runtime, RULES_VERSION])
+            for (server, _, _), answer in zip(jobs, answers, strict=True)
+        ]
 
-        def one(job: tuple[Server, str, tuple[TrialCall, ...]]) -> Tried:
-            server, code, calls = job
-            answer = agent_answer(code, calls).content
-            tools = schema_text(server.tools)
-            key = fingerprint([answer, tools, self.runtime, RULES_VERSION])
-            known = self.known.get(key)
-            if known:
-                return known
-            completion = Completion(answer, (), "stop", 0, 0, 0.0)
-            return Tried(
-                key=key, report=try_out(self.sandbox, completion, server.tools, calls).report
+        def start(index: int) -> Future[Tried]:
+            server, _, calls = jobs[index]
+            return self.workshop.submit(
+                try_server, keys[index], answers[index], server.tools, calls
             )
 
-        with (
-            ThreadPoolExecutor(self.workers) as pool,
-            Progress("build", len(jobs), "trials") as progress,
-        ):
-            for tried in pool.map(one, jobs):
-                if tried.key not in self.known and not timed_out(tried.report):
-                    append_record(self.memory, tried)
-                    self.known[tried.key] = tried
+        with Progress("build", len(jobs), "trials") as progress:
+            for tried in self.memory.findings(keys, start):
                 progress.done("faults found" if tried.report else "passed")
                 yield tried
+
+
+def try_server(
+    sandbox: Sandbox,
+    key: str,
+    answer: str,
+    tools: Sequence[ToolSchema],
+    calls: Sequence[TrialCall],
+) -> Tried:
+    """What a worker is sent: the trial that a coder agent's answer gets."""
+    completion = Completion(answer, (), "stop", 0, 0, 0.0)
+    return Tried(key=key, report=try_out(sandbox, completion, tools, calls).report)
 
 
 def _breakages(server: Server, seed: int) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.corpus.breakages import CATALOGUE
 from toolgenesis_sft.corpus.drops import Drops
+from toolgenesis_sft.corpus.filters import private_findings
 from toolgenesis_sft.corpus.servers import Server
 from toolgenesis_sft.corpus.sources import NOT_STATED, Source
 from toolgenesis_sft.corpus.table import Table
@@ -27,10 +28,12 @@ from toolgenesis_sft.training.packing import Order, OrderSettings
 TEMPLATES = Path(__file__).with_name("templates")
 NUM_BINS = 24
 MAX_OVERLAPS_SHOWN = 200
+UNSHOWN = "not shown: it holds a secret or personal data"
 KIND_TITLES = {
     "server": "scenario to server",
     "schema": "scenario to tool schema",
     "schema_to_server": "scenario and schema to server",
+    "agent": "scenario and schema to server and trial calls",
     "repair": "broken server to mended server",
     "trajectory": "tool-use trajectory",
 }
@@ -82,6 +85,7 @@ def summarise(
     licences = {source.label: source.entry.licence for source in sources}
     if recipe.data.teacher is not None:
         licences["teacher"] = recipe.data.teacher.licence
+    by_source = table.counts(table.sources)
     left_out = {table.ids[row] for row in np.flatnonzero(~table.kept)}
     overlaps = [overlap for overlap in overlaps if overlap[0] not in left_out]
     return {
@@ -107,11 +111,18 @@ def summarise(
             "per_epoch": order.num_steps_per_epoch,
             "total": order.num_steps,
         },
+        "num_idle_servers": len(
+            {(server.pair.source, server.pair.slug) for server in servers}
+            - set(zip(table.sources, map(str, table.scenarios), strict=True))
+        ),
         "num_dropped": drops.total,
-        "drops": drops.to_json(),
+        "drops": [_without_secrets(drop) for drop in drops.to_json()],
         "overlap": {
             "policy": recipe.data.overlap,
             "num_held_out": num_held_out,
+            "num_left_out": sum(
+                count for reason, count in drops.counts.items() if reason.startswith("overlap: ")
+            ),
             "num_samples": len(overlaps),
             "held_out": sorted({slug for _, slug, _ in overlaps}),
             "samples": [
@@ -135,6 +146,7 @@ def summarise(
                 ).items()
             )
         ),
+        "samples_by_source": {name: by_source[name] for name in [*licences]},
         "sources": [source.facts() for source in sources],
     }
 
@@ -197,6 +209,19 @@ def _parts(table: Table, validates: NDArray[np.bool_]) -> list[Part]:
             )
         )
     return parts
+
+
+def _without_secrets(drop: Json) -> Json:
+    """A row that is broken was dropped before anybody looked for secrets in it."""
+    shown = [
+        {"what": each["what"], "detail": UNSHOWN if _is_private(each["detail"]) else each["detail"]}
+        for each in drop["examples"]
+    ]
+    return drop | {"examples": shown}
+
+
+def _is_private(text: str) -> bool:
+    return next(private_findings(text), None) is not None
 
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> float:

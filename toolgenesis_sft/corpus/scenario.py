@@ -16,7 +16,8 @@ from toolgenesis_sft.records import Json, ToolSchema
 def describe(slug: str, code: str, tools: Sequence[ToolSchema]) -> str:
     """The prompt of a scenario. The same server always gives the same text."""
     about = ast.get_docstring(ast.parse(code)) if compiles(code) else None
-    scope = about or f"A system for {' '.join(_words(slug))}."
+    named = any(word.isalpha() for word in _words(slug))  # a row without a slug has its number
+    scope = about or (f"A system for {' '.join(_words(slug))}." if named else "See below.")
     features = [_feature(number, tool) for number, tool in enumerate(tools, start=1)]
     return "\n\n".join(
         [

@@ -75,9 +75,7 @@ def servers_of(
         candidates.append(pair)
     least = thresholds_of(recipe)
     verified: list[Server] = []
-    for pair, verdict in zip(
-        candidates, verifier.verify(candidates, recipe.score.workers, least), strict=True
-    ):
+    for pair, verdict in zip(candidates, verifier.verify(candidates, least), strict=True):
         if verdict.reason:
             drops.add(verdict.reason, pair.id, verdict.detail)
         else:

@@ -13,10 +13,14 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from toolgenesis_sft.config import Recipe, Section, checked, resolve_path
+from toolgenesis_sft.corpus.calls import without_nulls
 from toolgenesis_sft.corpus.drops import Unfit
+from toolgenesis_sft.corpus.pairs import CODE_COLUMNS
+from toolgenesis_sft.corpus.text_files import file_rows, is_list
 from toolgenesis_sft.corpus.trajectories import detect
 from toolgenesis_sft.corpus.transcripts import COLUMNS
 from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.records import Json
 from toolgenesis_sft.runs import sha256_file
 from toolgenesis_sft.yaml_text import read_yaml
@@ -35,15 +39,17 @@ SourceLayout = Literal[
     "toucan",
 ]
 NOT_STATED = "not stated"
+ROWS_TO_LOOK_AT = 20  # for the first one that is JSON: its columns tell the layout
 ROWS_PER_CHUNK = 512  # work for a quarter of a second, small enough for memory to stay flat
-Row = tuple[str, "bytes | dict[str, Json]"]  # where it stands (line or row number), what it holds
+# Where it stands (line, item or row number), and what it holds: JSON text, or a table's row.
+Row = tuple[str, "bytes | dict[str, Json]"]
 
 
 class SourceEntry(Section):
     """One source as data/sources.yaml declares it."""
 
     layout: SourceLayout = Field(description="how to read it")
-    path: str | None = Field(None, description="file or folder: .jsonl, .parquet, .json, servers")
+    path: str | None = Field(None, description="file (.jsonl, .json, .parquet; .gz too) or folder")
     hub: str | None = Field(None, description="a hub data set instead; the offline cache is enough")
     config: str | None = Field(None, description="configuration of the hub data set")
     split: str = Field("train", description="split of the hub data set")
@@ -144,17 +150,20 @@ def read_catalogue(path: Path) -> dict[str, SourceEntry]:
 
 
 def rows(source: Source) -> Iterator[Row]:
-    """The rows of a file or a hub data set, one by one."""
+    """The rows of a file or a hub data set, one by one. Raises UserError where there is none, or
+    where the file breaks off."""
     if source.entry.hub:
-        for number, row in enumerate(_hub_dataset(source.entry), start=1):
-            yield f"row {number}", row
+        dataset = _hub_dataset(source.entry)
+        found: Iterator[Row] = ((f"row {n}", row) for n, row in enumerate(dataset, start=1))
     elif source.path.suffix == ".parquet":
-        yield from _parquet_rows(source.path)
+        found = _parquet_rows(source.path)
     else:
-        with source.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"line {number}", line
+        found = file_rows(source.path)
+    first = next(found, None)
+    if first is None:
+        raise UserError(f"source {source.name}", str(source.path), "holds no row", "take it out")
+    yield first
+    yield from found
 
 
 def chunks(source: Source) -> Iterator[list[Row]]:
@@ -165,9 +174,13 @@ def chunks(source: Source) -> Iterator[list[Row]]:
 
 
 def decoded(row: bytes | dict[str, Json]) -> dict[str, Json]:
-    """A row as an object. Raises Unfit where its line is no JSON object."""
+    """A row as an object. Raises Unfit where its line is no JSON object.
+
+    The rows of a table have all keys of the other rows, with null for what is not theirs.
+    """
     if isinstance(row, dict):
-        return row
+        full: dict[str, Json] = without_nulls(row)
+        return full
     try:
         value = json.loads(row)
     except (ValueError, RecursionError) as error:
@@ -190,14 +203,8 @@ def _entry(name: str, recipe: Recipe, catalogue: dict[str, SourceEntry]) -> Sour
             f"is neither a path nor a name in {recipe.data.catalogue}",
             "declare it there, or give a folder of servers or a .jsonl or .parquet file",
         )
-    holds_servers = path.is_dir() or path.suffix == ".json"  # a folder, or a registry.json
-    if path.suffix == ".json" and path.read_bytes().lstrip().startswith(b"["):
-        raise UserError(
-            "data.sources",
-            name,
-            "is one JSON list, which cannot be read row by row",
-            "write one row a line and call it .jsonl",
-        )
+    is_registry = path.suffix == ".json" and not is_list(path)
+    holds_servers = path.is_dir() or is_registry
     layout: SourceLayout = "servers" if holds_servers else _detected(path)
     return SourceEntry(layout=layout, path=str(path), licence=NOT_STATED)
 
@@ -225,28 +232,29 @@ def _benchmark_entry(recipe: Recipe, catalogue: dict[str, SourceEntry]) -> Sourc
 def _detected(path: Path) -> SourceLayout:
     entry = SourceEntry(layout="messages", path=str(path), licence=NOT_STATED)
     probe = Source(path.name, path.stem, entry, path, "")
-    _, first = next(rows(probe), ("", None))
-    if first is None:
-        raise UserError("data.sources", str(path), "holds no row", "mend it, or take it out")
-    try:
-        row = decoded(first)
-    except Unfit as fault:
-        raise _no_layout(path, str(fault.detail)) from fault
-    layout = detect(row)
-    if layout:
-        return layout
-    if set(row) >= COLUMNS:
-        return "transcripts"
-    if {"code", "env_code", "server_code"} & set(row):
-        return "pairs"
-    raise _no_layout(path, f"columns {sorted(row)}")
+    fault = ""
+    for _, row in islice(rows(probe), ROWS_TO_LOOK_AT):
+        try:
+            columns = decoded(row)
+        except Unfit as unfit:
+            fault = fault or unfit.detail
+            continue
+        layout = detect(columns)
+        if layout:
+            return layout
+        if set(columns) >= COLUMNS:
+            return "transcripts"
+        if set(CODE_COLUMNS) & set(columns):
+            return "pairs"
+        raise _no_layout(path, f"columns {sorted(columns)}")
+    raise _no_layout(path, fault)
 
 
 def _no_layout(path: Path, detail: str) -> UserError:
     return UserError(
         "data.sources",
         str(path),
-        f"its first row is in no known layout ({detail})",
+        f"its first rows are in no known layout ({detail})",
         "declare it in data/sources.yaml with one of the layouts "
         + ", ".join(get_args(SourceLayout)),
     )
@@ -262,7 +270,15 @@ def _source(name: str, entry: SourceEntry, declared: bool) -> Source:
             raise UserError(
                 f"source {name}", str(path), "is not there", "mend its path, or take it out"
             )
-        label = path.parent.name if entry.layout == "benchmark" else path.stem
+        if path.is_dir() and entry.layout not in ("benchmark", "servers"):
+            raise UserError(
+                f"source {name}",
+                str(path),
+                f"is a folder, and the layout {entry.layout} is read from one file",
+                "name the file; declare each file of several as a source of its own",
+            )
+        stem = Path(path.name.removesuffix(".gz")).stem
+        label = path.parent.name if entry.layout == "benchmark" else stem
         source = Source(name, name if declared else label, entry, path, _digest(path, entry))
     if entry.digest is not None and entry.digest != source.digest:
         raise UserError(
@@ -275,25 +291,31 @@ def _source(name: str, entry: SourceEntry, declared: bool) -> Source:
 
 
 def _digest(path: Path, entry: SourceEntry) -> str:
-    """SHA-256 of a file, or over names and digests of a folder's files; servers are added."""
-    files = [(path.name, path)] if path.is_file() else _files(path)
+    """SHA-256 of a file, or over names and digests of a folder's files; servers are added, and so
+    are the programs that a registry names, wherever they lie."""
+    parts = _digests(path, entry.layout == "servers")
     if entry.servers:
-        folder = resolve_path(entry.servers)
-        files += _files(folder) if folder.is_dir() else []
-    if len(files) == 1:
-        return sha256_file(files[0][1])
-    total = hashlib.sha256()
-    for name, file in files:
-        total.update(f"{name}:{sha256_file(file)}\n".encode())
-    return total.hexdigest()
+        parts += _digests(resolve_path(entry.servers), True)
+    if len(parts) == 1:
+        return parts[0][1]
+    return hashlib.sha256("".join(f"{name}:{part}\n" for name, part in parts).encode()).hexdigest()
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    return [
-        (str(path.relative_to(folder)), path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
+def _digests(path: Path, holds_servers: bool) -> list[tuple[str, str]]:
+    """(name, SHA-256) of each file; empty where nothing is there."""
+    if path.is_dir():
+        return [
+            (str(file.relative_to(path)), sha256_file(file))
+            for file in sorted(path.rglob("*"))
+            if file.is_file() and "__pycache__" not in file.parts
+        ]
+    parts = [(path.name, sha256_file(path))] if path.exists() else []
+    if parts and holds_servers:
+        parts += [
+            (server.slug, hashlib.sha256(server.completion.encode()).hexdigest())
+            for server in read_predictions(path)
+        ]
+    return parts
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

@@ -22,21 +22,29 @@ def rank(seed: int, key: str) -> str:
 
 
 def validation_groups(strata: Mapping[str, str], share: float, seed: int) -> frozenset[str]:
-    """Groups (servers) for validation: `share` of all, spread over the strata (domains).
+    """Groups (servers) for validation: those whose place is below `share`, and one of each stratum
+    (domain) that is large enough for one and would have none.
 
-    strata: group -> stratum. At least one group validates where share > 0 and there are two.
+    A group's place is its own, so another group beside it does not move it, as a quota by stratum
+    would. Their number is held within a half of what `share` asks for, exactly where that is one;
+    only there, and where a stratum was given one, another group may move one. strata: group ->
+    stratum. At least one group validates where share > 0 and there are two, and never all.
     """
     if share == 0 or len(strata) < 2:
         return frozenset()
-    members = defaultdict(list)
-    for group, stratum in strata.items():
-        members[stratum].append(group)
+    in_order = sorted(strata, key=lambda group: rank(seed, group))
+    limit = f"{int(share * 16**12):012x}"
+    num_below = sum(rank(seed, group) < limit for group in in_order)
     wanted = max(1, round(share * len(strata)))
-    quota = apportion({stratum: float(len(groups)) for stratum, groups in members.items()}, wanted)
-    chosen: list[str] = []
-    for stratum, groups in members.items():
-        chosen += sorted(groups, key=lambda group: rank(seed, group))[: quota[stratum]]
-    return frozenset(chosen)
+    number = min(max(num_below, wanted - wanted // 2), wanted + wanted // 2)
+    chosen = set(in_order[:number])
+    members: dict[str, list[str]] = defaultdict(list)
+    for group in in_order:
+        members[strata[group]].append(group)
+    for groups in members.values():
+        if len(groups) * share >= 1 and chosen.isdisjoint(groups):
+            chosen.add(groups[0])
+    return frozenset(chosen) - frozenset(in_order[-1:] if len(chosen) >= len(strata) else ())
 
 
 def apportion(weights: Mapping[K, float], total: int) -> dict[K, int]:

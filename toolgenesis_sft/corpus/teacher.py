@@ -28,14 +28,14 @@ from toolgenesis_sft.corpus.pairs import Pair, of_scenario, training_scenarios
 from toolgenesis_sft.corpus.servers import Server
 from toolgenesis_sft.corpus.shingles import code_shingles, signature
 from toolgenesis_sft.errors import HarnessFault
-from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
+from toolgenesis_sft.generation.coder_agent import coder_agent
 from toolgenesis_sft.generation.direct import direct
 from toolgenesis_sft.generation.request import Request
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.prompts import parse_prediction
 from toolgenesis_sft.records import Json, Record, Scenario, ServerPrediction
 from toolgenesis_sft.runs import append_record, mend_torn_line, read_records
-from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.sandbox.workshop import Workshop
 
 SOURCE = "teacher"
 # What a provider's filter leaves of an answer, and a request that it refuses: no text, "error".
@@ -45,13 +45,13 @@ R = TypeVar("R", bound=Record)
 
 
 def candidates(
-    recipe: Recipe, benchmark: Benchmark, sandbox: Sandbox, memory: Path, drops: Drops
+    recipe: Recipe, benchmark: Benchmark, workshop: Workshop, memory: Path, drops: Drops
 ) -> tuple[list[ServerPrediction], list[Pair]]:
     """What the teacher wrote for the training scenarios, and the pairs that hold a program."""
     teacher = recipe.data.teacher
     assert teacher is not None, "the recipe's rules ask for it"
     scenarios = training_scenarios(benchmark)
-    predictions = ask(recipe, teacher, scenarios, sandbox, memory)
+    predictions = ask(recipe, teacher, scenarios, workshop, memory)
     return predictions, pairs_of(predictions, scenarios, teacher.licence, drops)
 
 
@@ -67,7 +67,11 @@ class Errand(Generic[R]):
 
 
 def ask(
-    recipe: Recipe, teacher: Teacher, scenarios: Sequence[Scenario], sandbox: Sandbox, memory: Path
+    recipe: Recipe,
+    teacher: Teacher,
+    scenarios: Sequence[Scenario],
+    workshop: Workshop,
+    memory: Path,
 ) -> list[ServerPrediction]:
     """All candidates, by scenario and number; only those that `memory` lacks are asked for.
 
@@ -81,7 +85,6 @@ def ask(
         temperature=teacher.temperature,
         seed=teacher.seed,
     )
-    workshop = Workshop(sandbox)
     errands = []
     for scenario in scenarios:
         for number in range(teacher.num_candidates):

@@ -1,22 +1,24 @@
 """Tool-use trajectories in the layouts people have -> messages and tools of a chat sample.
 
 Each layout is one function from a row to a Conversation; all end in `_conversation`, which merges
-what belongs to one turn. The order of roles is checked where the sample is rendered, not here.
+what belongs to one turn and puts the results of parallel calls in the order of the calls: Qwen3's
+form has no ids, so the order alone says what answers what. The order of roles is checked where the
+sample is rendered, not here.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Literal, get_args
 
-from pydantic import ValidationError
-
 from toolgenesis_sft.corpus.calls import (
+    INVALID_CALL,
     call_of,
-    check_calls,
+    fitting_calls,
     tool_of,
     tools_of,
     value_in,
@@ -36,12 +38,18 @@ ROLES = {
     "gpt": "assistant",
     "model": "assistant",
     "chatgpt": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
     "tool_output": "tool",
+    "function_response": "tool",
+    "ipython": "tool",
     "tool_call": "call",
+    "tool_calls": "call",
     "function_call": "call",
 }
 # Parts of a message that are no text, as OpenAI's form and its kin name them.
@@ -76,12 +84,12 @@ def convert(row: Json, layout: Layout) -> Conversation:
         raise Unfit("row is no JSON object", repr(row))
     try:
         conversation = CONVERTERS[layout](row)
+        messages = fitting_calls(conversation.messages, conversation.tools)
     except KeyError as error:
         raise Unfit("a column of the layout is missing", f"{layout} needs {error}") from error
-    except (TypeError, AttributeError, ValidationError) as error:
+    except (TypeError, AttributeError, ValueError, IndexError, RecursionError) as error:
         raise Unfit("row is not in its layout", f"{layout}: {error}") from error
-    check_calls(conversation.messages, conversation.tools)
-    return conversation
+    return Conversation(messages, conversation.tools)
 
 
 def detect(row: dict[str, Json]) -> Layout | None:
@@ -102,15 +110,19 @@ def detect(row: dict[str, Json]) -> Layout | None:
 
 
 def from_messages(row: dict[str, Json]) -> Conversation:
-    """OpenAI's form: role, content, tool_calls, tool_call_id; tools as a list or its JSON text."""
-    return _conversation(map(_openai_turn, value_in(row["messages"])), tools_of(row.get("tools")))
+    """OpenAI's form: role, content, tool_calls, tool_call_id; tools (`functions` in its older form)
+    as a list or its JSON text."""
+    turns = chain.from_iterable(map(_openai_turns, value_in(row["messages"])))
+    return _conversation(turns, tools_of(row.get("tools") or row.get("functions")))
 
 
 def from_sharegpt(row: dict[str, Json]) -> Conversation:
-    """`conversations` of {from, value}; calls are turns of their own, with JSON as their value."""
-    turns = [
-        _text_turn(str(entry["from"]), _text(entry["value"])) for entry in row["conversations"]
-    ]
+    """`conversations` of {from, value} or {role, content}. Calls are turns of their own, with JSON
+    as their value, or <tool_call> blocks in the text, as Hermes writes them."""
+    turns: list[Turn] = []
+    for entry in value_in(row["conversations"]):
+        speaker, said = ("from", "value") if "from" in entry else ("role", "content")
+        turns += _text_turns(str(entry[speaker]), _text(entry.get(said)))
     if row.get("system"):
         turns.insert(0, Turn("system", str(row["system"])))
     return _conversation(turns, tools_of(row.get("tools")))
@@ -120,14 +132,12 @@ def from_alpaca(row: dict[str, Json]) -> Conversation:
     """instruction, input, output and `history`, a list of [question, answer] before them."""
     question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
     turns = [Turn("system", str(row["system"]))] if row.get("system") else []
-    for asked, answered in [*(row.get("history") or ()), (question, row["output"])]:
-        turns += [_text_turn("user", _text(asked)), _text_turn("assistant", _text(answered))]
-    tools = tools_of(row.get("tools"))
-    if not tools and turns[0].role == "system":
-        tools = _declared_in(turns[0].text)
-        if tools:
-            turns = turns[1:]
-    return _conversation(turns, tools)
+    for pair in [*(row.get("history") or ()), (question, row["output"])]:
+        if not isinstance(pair, list | tuple):
+            raise Unfit("row is not in its layout", f"alpaca: history holds {pair!r}")
+        asked, answered = pair
+        turns += _text_turns("user", _text(asked)) + _text_turns("assistant", _text(answered))
+    return _conversation(turns, tools_of(row.get("tools")))
 
 
 def from_glaive(row: dict[str, Json]) -> Conversation:
@@ -158,19 +168,6 @@ def from_xlam(row: dict[str, Json]) -> Conversation:
     return _conversation([Turn("user", str(row["query"])), Turn("call", "", calls)], tools)
 
 
-def from_hermes(row: dict[str, Json]) -> Conversation:
-    """ShareGPT with <tools>, <tool_call> and <tool_response> blocks in the text."""
-    turns = [
-        _text_turn(str(entry["from"]), _text(entry["value"])) for entry in row["conversations"]
-    ]
-    tools = tools_of(row.get("tools"))
-    if turns and turns[0].role == "system":
-        declared = _declared_in(turns[0].text)
-        if declared:  # the rest of that message explains a call format that is not Qwen3's
-            tools, turns = tools or declared, turns[1:]
-    return _conversation(turns, tools)
-
-
 def from_toucan(row: dict[str, Json]) -> Conversation:
     """Toucan: JSON text in `messages` and in `tools` (or `available_tools`).
 
@@ -179,7 +176,7 @@ def from_toucan(row: dict[str, Json]) -> Conversation:
     """
     turns = [
         turn
-        for turn in map(_openai_turn, value_in(row["messages"]))
+        for turn in chain.from_iterable(map(_openai_turns, value_in(row["messages"])))
         if not (turn.role == "system" and "tool_declare" in turn.text)
     ]
     return _conversation(turns, tools_of(row.get("tools") or row.get("available_tools")))
@@ -191,18 +188,27 @@ CONVERTERS: dict[Layout, Callable[[dict[str, Json]], Conversation]] = {
     "alpaca": from_alpaca,
     "glaive": from_glaive,
     "xlam": from_xlam,
-    "hermes": from_hermes,
+    "hermes": from_sharegpt,
     "toucan": from_toucan,
 }
 assert set(CONVERTERS) == set(get_args(Layout))
 
 
 def _conversation(turns: Iterable[Turn], tools: tuple[ToolSchema, ...]) -> Conversation:
-    """Neighbouring assistant turns are one message: some layouts split a text from its calls."""
+    """Neighbouring assistant turns are one message: some layouts split a text from its calls.
+
+    A system message that declares tools goes once they are read: what else it says explains a call
+    format, and Qwen3 has words of its own for that.
+    """
+    turns = list(turns)
+    if turns and turns[0].role == "system" and (declared := _declared_in(turns[0].text)):
+        tools, turns = tools or declared, turns[1:]
     merged: list[Turn] = []
     for turn in turns:
         if turn.role == "call":
-            turn = Turn("assistant", turn.text, turn.calls)
+            turn = replace(turn, role="assistant")
+        if turn.role == "user" and not turn.text.strip():
+            raise Unfit("empty question", "a user says nothing")
         before = merged[-1] if merged else None
         if before and before.role == turn.role == "assistant" and (turn.calls or not before.calls):
             text = "\n".join(part for part in (before.text, turn.text) if part)
@@ -211,50 +217,84 @@ def _conversation(turns: Iterable[Turn], tools: tuple[ToolSchema, ...]) -> Conve
             merged.append(turn)
     if not merged:
         raise Unfit("no answer", "the conversation has no turn")
+    if any(turn.calls for turn in merged):
+        merged = list(_in_the_order_of_calls(merged))
     messages = tuple(
         Message(
             role=turn.role,
             content=turn.text,
-            tool_calls=turn.calls,
-            tool_call_id=turn.call_id,
+            tool_calls=turn.calls and tuple(map(_without_id, turn.calls)),
         )
         for turn in merged
     )
     return Conversation(messages, tools)
 
 
-def _openai_turn(entry: dict[str, Json]) -> Turn:
+def _without_id(call: ToolCall) -> ToolCall:
+    return ToolCall(name=call.name, arguments=call.arguments) if call.id else call
+
+
+def _in_the_order_of_calls(turns: Sequence[Turn]) -> Iterator[Turn]:
+    """Each run of results as the calls before it ask for them. Raises Unfit where they do not
+    belong together; one result for all calls is usual where there are no ids."""
+    calls: tuple[ToolCall, ...] = ()
+    for is_result, group in groupby(turns, key=lambda turn: turn.role == "tool"):
+        part = list(group)
+        if is_result:
+            ids, answered = [call.id for call in calls], [turn.call_id or "" for turn in part]
+            if all(ids) and all(answered) and len(set(ids)) == len(ids):
+                if sorted(ids) != sorted(answered):
+                    detail = f"calls {', '.join(ids)}; results of {', '.join(answered)}"
+                    raise Unfit("results do not fit the calls", detail)
+                part.sort(key=lambda turn: ids.index(turn.call_id or ""))
+            elif calls and len(part) not in (1, len(calls)):
+                raise Unfit(
+                    "results do not fit the calls", f"{len(calls)} calls, {len(part)} results"
+                )
+        yield from part
+        calls = part[-1].calls
+
+
+def _openai_turns(entry: dict[str, Json]) -> list[Turn]:
+    if entry.get("weight") == 0:
+        raise Unfit("a turn of weight 0", _text(entry.get("content")))
     text = _text(entry.get("content"))
-    if entry.get("reasoning_content"):
-        text = f"<think>\n{str(entry['reasoning_content']).strip()}\n</think>\n\n{text}"
-    calls = entry.get("tool_calls") or ()
+    reasoning = entry.get("reasoning_content") or entry.get("reasoning") or entry.get("thinking")
+    if reasoning:
+        text = f"<think>\n{str(reasoning).strip()}\n</think>\n\n{text}"
+    calls = value_in(entry.get("tool_calls") or ())
     if entry.get("function_call"):
         calls = (entry["function_call"],)
     if calls:
-        return Turn("call", text, tuple(map(call_of, calls)))
-    turn = _text_turn(str(entry["role"]), text)
-    return Turn(turn.role, turn.text, turn.calls, entry.get("tool_call_id"))
+        return [Turn("call", text, tuple(map(call_of, calls)))]
+    turns = _text_turns(str(entry["role"]), text)
+    call_id = entry.get("tool_call_id")
+    return [replace(turn, call_id=call_id) for turn in turns] if call_id else turns
 
 
-def _text_turn(speaker: str, text: str) -> Turn:
-    """A turn whose calls and results, if any, stand in its text."""
+def _text_turns(speaker: str, text: str) -> list[Turn]:
+    """A turn whose calls and results, if any, stand in its text; several results are as many."""
     role = ROLES.get(speaker.lower())
     if role is None:
         raise Unfit("wrong role order", f"unknown role {speaker}")
     if role == "call":
-        value = value_in(CALL_BLOCK.sub(r"\1", text))
-        calls = value if isinstance(value, list) else [value]
-        return Turn("call", "", tuple(map(call_of, calls)))
+        return [Turn("call", "", _calls_in(CALL_BLOCK.sub(r"\1", text)))]
     if role == "assistant" and "<tool_call>" in text:
-        blocks = tuple(call_of(value_in(block)) for block in CALL_BLOCK.findall(text))
-        if not blocks:
-            raise Unfit("invalid tool call", f"an unclosed <tool_call>: {text}")
-        return Turn("call", CALL_BLOCK.sub("", text).strip(), blocks)
+        calls = tuple(chain.from_iterable(map(_calls_in, CALL_BLOCK.findall(text))))
+        if not calls:
+            raise Unfit(INVALID_CALL, f"an unclosed <tool_call>: {text}")
+        return [Turn("call", CALL_BLOCK.sub("", text).strip(), calls)]
     if role in ("user", "tool") and "<tool_response>" in text:
         results = RESPONSE_BLOCK.findall(text)
         if results and not RESPONSE_BLOCK.sub("", text).strip():
-            return Turn("tool", "\n".join(results))
-    return Turn(role, text)
+            return [Turn("tool", result) for result in results]
+    return [Turn(role, text)]
+
+
+def _calls_in(text: str) -> tuple[ToolCall, ...]:
+    """The call in a text, or the calls where it holds a list."""
+    value = value_in(text, INVALID_CALL)
+    return tuple(map(call_of, value if isinstance(value, list) else [value]))
 
 
 def _text(content: Json) -> str:
@@ -280,7 +320,7 @@ def _glaive_call(text: str) -> Json:
     quoted = GLAIVE_ARGUMENTS.search(text)
     if quoted:
         text = text[: quoted.start()] + quoted.group(1) + quoted.group(2).replace("\\'", "'") + "}"
-    return value_in(text)
+    return value_in(text, INVALID_CALL)
 
 
 def _declared_in(system: str) -> tuple[ToolSchema, ...]:

@@ -6,12 +6,12 @@ except where the server was too slow.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Self
+from typing import Generic, TypeVar
 
 from toolgenesis_sft.benchmark import load_answer_keys
 from toolgenesis_sft.config import Score
@@ -21,8 +21,8 @@ from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.prompts import TrialCall
 from toolgenesis_sft.records import AnswerKey, Json, Record, ServerPrediction, ToolSchema
 from toolgenesis_sft.runs import append_record, fingerprint, mend_torn_line, read_records
-from toolgenesis_sft.sandbox.jail import self_test
-from toolgenesis_sft.sandbox.session import Sandbox, ServerSession
+from toolgenesis_sft.sandbox.session import Sandbox
+from toolgenesis_sft.sandbox.workshop import Workshop
 from toolgenesis_sft.scoring.compliance import check_tools
 from toolgenesis_sft.scoring.strict import score_server
 from toolgenesis_sft.scoring.unit_tests import same
@@ -31,10 +31,15 @@ SETTINGS = Score(layers=("L1", "L2"), launch_attempts=1)
 RULES_VERSION = 1  # a new one verifies everything again
 
 
-class Verification(Record):
-    """`reason` is empty where the server holds what it claims; `tools` are the live ones."""
+class Finding(Record):
+    """What the sandbox found out. `key`: digest of all that it depends on."""
 
     key: str
+
+
+class Verification(Finding):
+    """`reason` is empty where the server holds what it claims; `tools` are the live ones."""
+
     reason: str = ""
     detail: str = ""
     schema_f1: float | None = None
@@ -58,55 +63,57 @@ def gold_tool_names(benchmark: Path) -> dict[str, frozenset[str]]:
     }
 
 
-class SandboxOnDemand(Sandbox):
-    """A sandbox that is tested and started by the first server, so that a build in which every
-    verdict is known starts none."""
+F = TypeVar("F", bound=Finding)
 
-    def __init__(self, server_python: Path) -> None:
-        super().__init__(server_python)
-        self._beginning, self._begun = threading.Lock(), False
 
-    def __enter__(self) -> Self:
-        return self
+class Memory(Generic[F]):
+    """What the sandbox found out about servers, by content, in a file.
 
-    def start(self, code: str) -> ServerSession:
-        with self._beginning:
-            if not self._begun:
-                self_test(self.server_python)
-                super().__enter__()
-                self._begun = True
-        return super().start(code)
+    said: of a finding the fault that it names; a server that was too slow is not remembered.
+    """
+
+    def __init__(self, path: Path, kind: type[F], said: Callable[[F], str]) -> None:
+        self.path, self.said = path, said
+        mend_torn_line(path)
+        self.known = {finding.key: finding for finding in read_records(path, kind)}
+
+    def findings(self, keys: Sequence[str], start: Callable[[int], Future[F]]) -> Iterator[F]:
+        """One for each key, in their order. start(index) has the unknown ones found out."""
+        missing = {key: index for index, key in enumerate(keys) if key not in self.known}
+        started = {key: start(index) for key, index in missing.items()}
+        try:
+            for key in keys:
+                finding = self.known.get(key) or started[key].result()
+                if key not in self.known and "_timeout" not in self.said(finding):
+                    append_record(self.path, finding)
+                    self.known[key] = finding
+                yield finding
+        finally:
+            for future in started.values():
+                future.cancel()
 
 
 class Verifier:
-    """Runs servers in the sandbox, several at once, and remembers what came out."""
+    """Has servers run in the workshop, and remembers what came out."""
 
-    def __init__(self, benchmark: Path, sandbox: Sandbox, runtime: str, memory: Path) -> None:
+    def __init__(self, benchmark: Path, workshop: Workshop, runtime: str, memory: Path) -> None:
         self.keys = load_answer_keys(benchmark)
-        self.sandbox, self.runtime, self.memory = sandbox, runtime, memory
-        mend_torn_line(memory)
-        self.known = {verdict.key: verdict for verdict in read_records(memory, Verification)}
+        self.workshop, self.runtime = workshop, runtime
+        self.memory = Memory(memory, Verification, attrgetter("reason"))
 
     def verify(
-        self,
-        pairs: Sequence[Pair],
-        workers: int,
-        thresholds: Callable[[Pair], Thresholds],
+        self, pairs: Sequence[Pair], thresholds: Callable[[Pair], Thresholds]
     ) -> Iterator[Verification]:
         """A verdict for each pair, in their order. Raises HarnessFault where the sandbox fails."""
+        keys = [self.content(pair, thresholds(pair)) for pair in pairs]
 
-        def one(pair: Pair) -> Verification:
-            key = self.content(pair, thresholds(pair))
-            return self.known.get(key) or self.run(pair, key, thresholds(pair))
+        def start(index: int) -> Future[Verification]:
+            pair = pairs[index]
+            gold = self.keys[pair.slug] if pair.in_benchmark else None
+            return self.workshop.submit(run_server, pair, keys[index], gold, thresholds(pair))
 
-        with (
-            ThreadPoolExecutor(workers) as pool,
-            Progress("build", len(pairs), "servers") as progress,
-        ):
-            for verdict in pool.map(one, pairs):
-                if verdict.key not in self.known and not timed_out(verdict.reason):
-                    append_record(self.memory, verdict)
-                    self.known[verdict.key] = verdict
+        with Progress("build", len(pairs), "servers") as progress:
+            for verdict in self.memory.findings(keys, start):
                 progress.done("dropped" if verdict.reason else "verified")
                 yield verdict
 
@@ -140,77 +147,76 @@ class Verifier:
             ]
         )
 
-    def run(self, pair: Pair, key: str, thresholds: Thresholds) -> Verification:
-        if pair.in_benchmark:
-            return self._run_unit_tests(pair, key, self.keys[pair.slug], thresholds)
-        return self._run_examples(pair, key)
 
-    def _run_unit_tests(
-        self, pair: Pair, key: str, gold: AnswerKey, thresholds: Thresholds
-    ) -> Verification:
-        prediction = ServerPrediction(
-            slug=pair.slug,
-            model=pair.source,
-            strategy="imported",
-            completion=pair.code,
-            finish_reason="stop",
-        )
-        scores, evidence = score_server(prediction, pair.scenario(), gold, self.sandbox, SETTINGS)
-        launch = scores.figures["launch"]
-        if launch.outcome is not Outcome.SCORED:
-            detail = " ".join(str(evidence.get("stderr") or "").split())[-200:]
-            return Verification(
-                key=key, reason=f"verification: does not launch ({launch.reason})", detail=detail
-            )
-        figures = {
-            name: scores.figures[name].value
-            for name in ("schema_f1", "ut_hard")
-            if name in scores.figures
-        }
-        failed = [
-            name for name, value in figures.items() if (value or 0.0) < getattr(thresholds, name)
-        ]
+def run_server(
+    sandbox: Sandbox, pair: Pair, key: str, gold: AnswerKey | None, thresholds: Thresholds
+) -> Verification:
+    """What a worker is sent: its unit tests where the benchmark has some, else its examples."""
+    if gold is None:
+        return _run_examples(sandbox, pair, key)
+    return _run_unit_tests(sandbox, pair, key, gold, thresholds)
+
+
+def _run_unit_tests(
+    sandbox: Sandbox, pair: Pair, key: str, gold: AnswerKey, thresholds: Thresholds
+) -> Verification:
+    prediction = ServerPrediction(
+        slug=pair.slug,
+        model=pair.source,
+        strategy="imported",
+        completion=pair.code,
+        finish_reason="stop",
+    )
+    scores, evidence = score_server(prediction, pair.scenario(), gold, sandbox, SETTINGS)
+    launch = scores.figures["launch"]
+    if launch.outcome is not Outcome.SCORED:
+        detail = " ".join(str(evidence.get("stderr") or "").split())[-200:]
         return Verification(
-            key=key,
-            reason=f"verification: {failed[0]} is too low" if failed else "",
-            detail=f"{failed[0]} {figures[failed[0]]:.2f}" if failed else "",
-            tools=_live_tools(evidence["tools"]),
-            **figures,
+            key=key, reason=f"verification: does not launch ({launch.reason})", detail=detail
         )
+    figures = {
+        name: scores.figures[name].value
+        for name in ("schema_f1", "ut_hard")
+        if name in scores.figures
+    }
+    failed = [name for name, value in figures.items() if (value or 0.0) < getattr(thresholds, name)]
+    return Verification(
+        key=key,
+        reason=f"verification: {failed[0]} is too low" if failed else "",
+        detail=f"{failed[0]} {figures[failed[0]]:.2f}" if failed else "",
+        tools=_live_tools(evidence["tools"]),
+        **figures,
+    )
 
-    def _run_examples(self, pair: Pair, key: str) -> Verification:
-        """Launch, list, compliance, and each example on a fresh server."""
-        try:
-            with self.sandbox.start(pair.code) as server:
-                tools = server.list_tools()
-                compliance = check_tools(server.raw_tools)
-            if not tools:
-                return Verification(key=key, reason="verification: lists no tool")
-            if compliance.faults:
-                return Verification(
-                    key=key, reason="verification: not compliant", detail=compliance.faults[0]
-                )
-            for example in pair.examples:
-                with self.sandbox.start(pair.code) as server:
-                    server.list_tools()
-                    answer = server.call(example.tool, example.arguments)
-                wrong = example.answer is not None and not same(example.answer, answer.value)
-                if answer.is_error or wrong:
-                    return Verification(
-                        key=key,
-                        reason="verification: fails its own example",
-                        detail=f"{example.tool}: {answer.text}",
-                    )
-        except ModelFault as fault:
+
+def _run_examples(sandbox: Sandbox, pair: Pair, key: str) -> Verification:
+    """Launch, list, compliance, and each example on a fresh server."""
+    try:
+        with sandbox.start(pair.code) as server:
+            tools = server.list_tools()
+            compliance = check_tools(server.raw_tools)
+        if not tools:
+            return Verification(key=key, reason="verification: lists no tool")
+        if compliance.faults:
             return Verification(
-                key=key, reason=f"verification: does not launch ({fault.kind})", detail=fault.detail
+                key=key, reason="verification: not compliant", detail=compliance.faults[0]
             )
-        return Verification(key=key, tools=tools)
-
-
-def timed_out(reason: str) -> bool:
-    """Whether a server was too slow: that may be the machine's state, so it is not remembered."""
-    return "_timeout" in reason
+        for example in pair.examples:
+            with sandbox.start(pair.code) as server:
+                server.list_tools()
+                answer = server.call(example.tool, example.arguments)
+            wrong = example.answer is not None and not same(example.answer, answer.value)
+            if answer.is_error or wrong:
+                return Verification(
+                    key=key,
+                    reason="verification: fails its own example",
+                    detail=f"{example.tool}: {answer.text}",
+                )
+    except ModelFault as fault:
+        return Verification(
+            key=key, reason=f"verification: does not launch ({fault.kind})", detail=fault.detail
+        )
+    return Verification(key=key, tools=tools)
 
 
 def _live_tools(raw_tools: Json) -> tuple[ToolSchema, ...]:

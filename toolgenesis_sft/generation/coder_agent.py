@@ -8,19 +8,16 @@ turn that got furthest is the answer, and every turn is kept.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from toolgenesis_sft.chat_protocol import Completion
 from toolgenesis_sft.client import ModelClient
-from toolgenesis_sft.config import Score
 from toolgenesis_sft.errors import ModelFault
 from toolgenesis_sft.generation.request import NO_ROOM, Request
 from toolgenesis_sft.prompts import (
@@ -39,6 +36,7 @@ from toolgenesis_sft.records import Message, ServerPrediction, ToolSchema
 
 if TYPE_CHECKING:
     from toolgenesis_sft.sandbox.session import Sandbox, ServerSession
+    from toolgenesis_sft.sandbox.workshop import Workshop
 
 MAX_CALLS = 40  # trial calls of one turn
 ANSWER_CHARS = 600  # of a tool's answer, as the model is shown it
@@ -82,35 +80,6 @@ class Trial:
         return text if len(text) <= REPORT_CHARS else text[:REPORT_CHARS] + "\n- (more)"
 
 
-@dataclass
-class Workshop:
-    """The sandbox that agents share; no more servers run at once than there are processors."""
-
-    sandbox: Sandbox
-    _benches: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1)
-    )
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, server_python: Path, settings: Score) -> Iterator[Self]:
-        # Only the coder agent needs the MCP SDK; without it, generation runs in an environment
-        # that has none.
-        from toolgenesis_sft.sandbox.jail import Limits
-        from toolgenesis_sft.sandbox.session import Sandbox
-
-        limits = Limits(call_s=settings.call_timeout_s, memory_mib=settings.memory_mib)
-        with Sandbox(server_python, limits) as sandbox:
-            yield cls(sandbox)
-
-    async def try_out(
-        self, completion: Completion, tools: Sequence[ToolSchema], calls: Sequence[TrialCall]
-    ) -> Trial:
-        """Run the server of a completion. Raises HarnessFault where the sandbox is at fault."""
-        async with self._benches:
-            return await asyncio.to_thread(try_out, self.sandbox, completion, tools, calls)
-
-
 async def coder_agent(
     client: ModelClient, request: Request, workshop: Workshop
 ) -> ServerPrediction:
@@ -131,7 +100,9 @@ async def coder_agent(
             break
         spent.append(answer)
         calls = parse_trial_calls(answer.text) or calls
-        trial = await workshop.try_out(answer, tools, calls)
+        # in a thread, for the first piece of work opens the workshop
+        trying = await asyncio.to_thread(workshop.submit, try_out, answer, tools, calls)
+        trial = await asyncio.wrap_future(trying)
         if best is None or trial.reach >= best.reach:
             best = Attempt(trial.reach, answer, asked=tuple(talk))
         talk.append(Message(role="assistant", content=answer.text or NO_ANSWER))

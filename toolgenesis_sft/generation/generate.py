@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark, load_gold_schemas
 from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Recipe, resolve_path, server_python
 from toolgenesis_sft.errors import HarnessFault, UserError
-from toolgenesis_sft.generation.coder_agent import Workshop, coder_agent
+from toolgenesis_sft.generation.coder_agent import coder_agent
 from toolgenesis_sft.generation.direct import direct, direct_two_calls, oracle
 from toolgenesis_sft.generation.engine import open_engines
 from toolgenesis_sft.generation.models import AskedModel, asked_models, refuse_other_checkpoints
@@ -38,6 +40,9 @@ from toolgenesis_sft.runs import (
     mend_torn_line,
     read_records,
 )
+
+if TYPE_CHECKING:
+    from toolgenesis_sft.sandbox.workshop import Workshop
 
 
 def generate(recipe: Recipe, run: RunFolder) -> None:
@@ -136,11 +141,22 @@ def missing_requests(
 
 @contextlib.contextmanager
 def open_workshop(recipe: Recipe, requests: Sequence[Request]) -> Iterator[Workshop | None]:
-    """The sandbox, where a coder agent is among the requests."""
+    """Where servers are tried, if a coder agent is among the requests. What would keep them from
+    being tried is said before a model is asked."""
     if all(request.strategy != "coder_agent" for request in requests):
         yield None
         return
-    with Workshop.open(server_python(recipe.score.server_python), recipe.score) as workshop:
+    # Only the coder agent needs the MCP SDK; without it, generation runs in an environment that
+    # has none.
+    from toolgenesis_sft.sandbox.jail import Limits
+    from toolgenesis_sft.sandbox.workshop import Workshop, nothing
+
+    settings = recipe.score
+    limits = Limits(call_s=settings.call_timeout_s, memory_mib=settings.memory_mib)
+    with Workshop(
+        server_python(settings.server_python), settings, limits, num_threads=os.cpu_count()
+    ) as workshop:
+        workshop.submit(nothing).result()
         yield workshop
 
 
@@ -251,19 +267,24 @@ def for_the_user(fault: HarnessFault, engine: Engine) -> HarnessFault | UserErro
 
 
 def spent(predictions: Sequence[ServerPrediction]) -> dict[str, Json]:
-    """Tokens and seconds of everything in the file, each prediction once, by model."""
+    """Tokens and seconds of everything in the file, each prediction once, by model.
+
+    A prompt has tokens: where a prediction has none, its endpoint did not tell.
+    """
     totals: dict[str, dict[str, Json]] = {}
     for prediction in predictions:
         total = totals.setdefault(
             prediction.model,
             {
                 "num_predictions": 0,
+                "num_without_usage": 0,
                 "num_prompt_tokens": 0,
                 "num_completion_tokens": 0,
                 "request_s": 0.0,
             },
         )
         total["num_predictions"] += 1
+        total["num_without_usage"] += prediction.num_prompt_tokens == 0
         total["num_prompt_tokens"] += prediction.num_prompt_tokens
         total["num_completion_tokens"] += prediction.num_completion_tokens
         total["request_s"] = round(total["request_s"] + prediction.elapsed_s, 3)

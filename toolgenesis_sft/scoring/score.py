@@ -8,7 +8,6 @@ beside it says what it was scored with; other settings want another folder.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections.abc import Callable, Generator, Iterator
 
@@ -29,6 +28,7 @@ from toolgenesis_sft.runs import (
     write_text,
 )
 from toolgenesis_sft.sandbox.jail import self_test
+from toolgenesis_sft.sandbox.workshop import require_ray
 from toolgenesis_sft.scoring import compat, pool
 from toolgenesis_sft.scoring.examination import all_at_fault, figures_for
 from toolgenesis_sft.scoring.job import Key, ScoreJob, check_models, check_predictions, job_facts
@@ -97,16 +97,10 @@ def score_the_rest(kit: Kit, order: dict[Key, str], scored: dict[Key, LayerScore
 
 
 def executor(settings: Score) -> Executor:
-    """Where the workers are. Ray is a package that most people score without."""
+    """Where the workers are."""
     if settings.executor == "local":
         return pool.score_all
-    if importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "score.executor",
-            "ray",
-            "needs the package ray, which is not installed",
-            "pip install 'toolgenesis-sft[ray]', or set score.executor=local",
-        )
+    require_ray()
     from toolgenesis_sft.scoring import on_ray
 
     return on_ray.score_all

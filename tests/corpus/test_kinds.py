@@ -1,0 +1,71 @@
+"""Samples of the kinds that the coder agent's own talk is made of."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.corpus.conftest import TRAIN, Workbench
+from toolgenesis_sft.chat_protocol import Completion
+from toolgenesis_sft.config import server_python
+from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.generation.coder_agent import try_out
+from toolgenesis_sft.prompts import (
+    parse_code,
+    parse_schema,
+    parse_trial_calls,
+    schema_tools,
+)
+from toolgenesis_sft.records import ChatSample
+from toolgenesis_sft.runs import read_json, read_records
+from toolgenesis_sft.sandbox.session import Sandbox
+
+
+# A call on the stockroom changes what the next one finds, so its unit tests' calls, each made on a
+# fresh server, do not pass one after the other.
+TRIED = set(TRAIN) - {"stockroom"}
+
+
+def samples(bench: Workbench) -> list[ChatSample]:
+    return read_records(bench.run().data / "train.jsonl", ChatSample)
+
+
+def test_an_agents_first_answer_passes_the_trial_that_the_agent_itself_would_make(
+    bench: Workbench,
+) -> None:
+    build(bench.recipe("data.kinds={agent: 1}"), bench.run())
+    agents = {sample.scenario: sample for sample in samples(bench)}
+    assert set(agents) == TRIED
+    with Sandbox(server_python(None)) as sandbox:
+        for slug, sample in agents.items():
+            question, answer = sample.messages
+            tools = schema_tools(parse_schema(question.content))
+            calls = parse_trial_calls(answer.content)
+            assert {call.tool for call in calls} == {tool.name for tool in tools}
+            completion = Completion(answer.content, (), "stop", 0, 0, 0.0)
+            assert try_out(sandbox, completion, tools, calls).report == ""
+            code, _ = parse_code(answer.content)
+            assert code is not None
+            assert code.strip() == (bench.servers / f"{slug}.py").read_text().strip()
+
+
+def test_a_server_without_calls_to_try_it_is_no_answer_of_an_agent(bench: Workbench) -> None:
+    folder = bench.root / "alone"
+    folder.mkdir()
+    (folder / "alone.py").write_text(
+        "from mcp.server.fastmcp import FastMCP\n\nmcp = FastMCP('alone')\n\n\n"
+        "@mcp.tool()\ndef turn_upside_down(text: str) -> str:\n"
+        '    """Turn a text upside down."""\n    return text[::-1]\n'
+    )
+    recipe = bench.recipe(f"data.sources=[benchmark, {folder}]", "data.kinds={agent: 1}")
+    build(recipe, bench.run())
+    assert {sample.scenario for sample in samples(bench)} == TRIED
+    report = read_json(bench.run().data / "data_report.json")
+    [drop] = report["drops"]
+    assert drop["reason"] == "agent: its own trial calls do not pass"
+    assert {example["what"].split("/")[0] for example in drop["examples"]} == {"alone", "bench"}
+
+
+def test_an_unknown_kind_is_refused_by_name(bench: Workbench) -> None:
+    with pytest.raises(UserError, match=r"data\.kinds\.poem"):
+        bench.recipe("data.kinds={poem: 1}")
