@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from toolgenesis_sft.cli import main
+from toolgenesis_sft.cli import main, read_options
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = str(ROOT / "recipes" / "tiny_cpu.yaml")
@@ -29,8 +29,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("build", TINY, "train.epochs=many"), "train.epochs"),
         (("build", TINY, "benchmark=no_such.json"), "no_such.json"),
         (("score", "--benchmark", "no.json"), "--predictions"),
-        (("score", TINY, "--workers", "2"), "score.workers"),
+        (("score", TINY, "--workers", "2"), "score.workers=N"),
+        (("score", TINY, "--benchmark", "b.json"), "with benchmark=FILE"),
+        (("report", TINY, "--out", "x"), "give --run"),
         (("score", TINY), "toolgenesis-sft generate"),
+        (("report", "--out", "x"), "--benchmark = nothing: is needed"),
+        (("compare", "a", "b"), "compare = a: has no report.json"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -45,7 +49,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("paint",), ("train",), ("train", TINY, "--epochs", "3")]
+    "arguments",
+    [
+        (),
+        ("paint",),
+        ("train",),
+        ("train", TINY, "--epochs", "3"),
+        ("train", TINY, "--run", "x", "y"),
+        ("train", TINY, "--epochs=3"),
+        ("doctor", "train.epochs=3"),
+    ],
 )
 def test_bad_usage_exits_with_2_too(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -61,7 +74,27 @@ def test_a_dry_run_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["build", TINY, "--dry-run"]) == 0
+    score = ("score", "--benchmark", "data/mini/benchmark.json")
+    assert main([*score, "--predictions", "data/mini/servers", "--out", "out", "--dry-run"]) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_report_leaves_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scores.jsonl").touch()
+    options = ("--benchmark", "data/mini/benchmark.json", "--out", str(tmp_path))
+    assert main(["report", *options, "--dry-run"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.jsonl"]
+    assert main(["report", *options]) == 0
+    assert (tmp_path / "report.html").exists()
+
+
+def test_overrides_may_stand_behind_options() -> None:
+    options = read_options(["plan", TINY, "train.epochs=5", "--run", "x", "seed=1"])
+    assert options.overrides == ["train.epochs=5", "seed=1"]
+    assert options.run == "x"
 
 
 def test_the_model_cards_run_is_117_steps(

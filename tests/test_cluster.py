@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,8 @@ def script(text: str, job: str) -> str:
 def test_the_scripts_of_every_recipe_pass_shellcheck(
     recipe: Path, cluster: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = printed(capsys, cluster, str(recipe), "generate.endpoint_model=it's; a $(name)")
+    odd = ("generate.endpoint_model=it's; a $(name)", "--run", "it's mine")
+    text = printed(capsys, cluster, str(recipe), *odd)
     shellcheck = shutil.which("shellcheck")
     assert shellcheck, "run launch/setup.sh dev, which installs shellcheck"
     for part in (text, *(script(text, job) for job in ("train", "generate", "score", "report"))):
@@ -149,6 +152,15 @@ def test_overrides_arrive_as_they_were_given(capsys: pytest.CaptureFixture[str])
     [
         ("partitoin: gpu\n", "partitoin.*did you mean partition"),
         ("ranks_per_node: none\n", "cluster.yaml: ranks_per_node = none"),
+        ("", "must be a YAML mapping"),
+        ("account: 0123\n", "account = 83: must be text; put it in quotes"),
+        ("time: {train: 12:00:00}\n", "time.train = 43200: must be text; put it in quotes"),
+        ("time: {train: tomorrow}\n", "time.train = tomorrow: String should match"),
+        ("time: 60\n", "time = 60: must be a section"),
+        ("setup: module load cuda\n", "setup = module load cuda: must be a list"),
+        ("sbatch: [mem=0]\n", "sbatch.0 = mem=0: String should match"),
+        ('partition: "gpu\\n#SBATCH --hold"\n', "partition = .*String should match"),
+        ("score_array: 0\n", "score_array = 0: Input should be greater"),
         ("time: {trian: 1}\n", "time.trian.*did you mean time.train"),
         ("- a\n", "must be a YAML mapping"),
     ],
@@ -159,9 +171,50 @@ def test_a_broken_cluster_file_is_one_clear_line(text: str, says: str) -> None:
         load_cluster(Path("cluster.yaml"))
 
 
-def test_a_missing_cluster_file_says_what_to_copy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_cluster_file_names_one_that_is_there_to_be_copied(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["submit", TINY, "--print"]) == 2
-    assert "copy launch/cluster.example.yaml" in capsys.readouterr().err
+    found = re.search(r"copy (\S+) to cluster.yaml", capsys.readouterr().err)
+    assert found
+    assert load_cluster(Path(found[1])).partition == "gpu"
+
+
+@pytest.mark.parametrize("name", ["a b; $(c)", "an/inner one"])
+def test_a_run_of_any_name_is_found_again_by_each_job(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, "{}", TINY, "--run", name)
+    wanted = name if "/" not in name else str(Path("runs", name).absolute())
+    runs = [line.partition("--run ")[2] for line in text.splitlines() if "--run " in line]
+    assert {tuple(shlex.split(run.removesuffix("; then"))) for run in runs} == {(wanted,)}
+    for option in re.findall("^#SBATCH (.*)", text, flags=re.M):
+        assert len(shlex.split(option)) == 1, option
+
+
+def test_a_dry_run_checks_the_cluster_file_too(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("cluster.yaml").write_text("partitoin: gpu\n", encoding="utf-8")
+    assert main(["submit", TINY, "--dry-run"]) == 2
+    assert "did you mean partition" in capsys.readouterr().err
+
+
+def test_installing_accelerates_configuration_loses_none_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    folder = tmp_path / "accelerate"
+    folder.mkdir()
+    (folder / "default_config.yaml").write_text("mine: 1\n", encoding="utf-8")
+    install = ROOT / "launch" / "install_accelerate_config.sh"
+    missing = subprocess.run([install, "nowhere.yaml"], capture_output=True, check=False)
+    assert missing.returncode == 2
+    assert (folder / "default_config.yaml").read_text(encoding="utf-8") == "mine: 1\n"
+    for name in ("accelerate_cpu.yaml", "accelerate_zero3.yaml"):
+        subprocess.run([install, ROOT / "launch" / name], check=True)
+    kept = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.before*")}
+    assert kept["default_config.yaml.before.~1~"] == "mine: 1\n"
+    assert "num_processes: 2" in kept["default_config.yaml.before"]
 
 
 # What sbatch answers, from a stand-in that writes down how it was called and refuses the third job.
@@ -194,6 +247,12 @@ def test_each_job_waits_for_the_one_before_it(
     calls = Path("calls").read_text(encoding="utf-8").splitlines()
     waits = [re.findall(r"afterok:(\d+) --kill-on-invalid-dep=yes", call) for call in calls]
     assert waits == [[], ["101"], ["102"], ["103"]]
+
+
+def test_a_dry_run_submits_nothing(stand_in: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", TINY, "--dry-run"]) == 0
+    assert "would submit train, generate, score, report" in capsys.readouterr().err
+    assert not Path("calls").exists()
 
 
 def test_a_chain_is_submitted_whole_or_not_at_all(

@@ -35,17 +35,54 @@ def test_an_override_has_the_last_word(tmp_path: Path) -> None:
         (GOOD + "train:\n  epochs: three\n", "train.epochs = three"),
         (GOOD + "train:\n  epochs: 1\n  epochs: 2\n", "line 6.*epochs.*given twice"),
         (GOOD + "name: y\n", "given twice"),
-        ("name: x\nmodel: {}\n", "exactly one of model.name_or_path and model.random"),
+        ("model:\n  random: {}\n", "^name = nothing: is required"),
+        (GOOD + "benchmark: 3\n", "^benchmark = 3: must be text; put it in quotes"),
+        (GOOD + "data:\n  sources: a\n", "^data.sources = a: must be a list"),
+        (GOOD + "train: 3\n", "^train = 3: must be a section"),
         ("name: ../x\nmodel:\n  random: {}\n", "name = ../x"),
         ("- a list\n", "must be a YAML mapping"),
         ("name: [\n", "is not YAML"),
-        (GOOD + "data:\n  max_tokens: 99999\n", "must not exceed train.max_row_tokens"),
-        (GOOD + "generate:\n  engine: endpoint\n", "needs generate.endpoint_url"),
     ],
 )
 def test_a_broken_recipe_is_one_clear_line(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("override", "fields", "values"),
+    [
+        ("model.name_or_path=x", "model.name_or_path, model.random", "x, a section"),
+        ("data.max_tokens=99999", "data.max_tokens, train.max_row_tokens", "99999, 16384"),
+        (
+            "train.max_row_tokens=50000",
+            "train.max_row_tokens, model.max_position_embeddings",
+            "50000, 40960",
+        ),
+        (
+            "train.batch_unit=tokens",
+            "train.global_batch_size, train.max_row_tokens",
+            "64, 16384",
+        ),
+        ("data.kinds={server: 0.4}", "data.kinds", "{'server': 0.4}"),
+        ("data.weights={a: 1}", "data.weights, data.sources", "{'a': 1.0}, ('benchmark',)"),
+        (
+            "data.scenarios=teacher",
+            "data.teacher, data.sources, data.scenarios",
+            "nothing, ('benchmark',), teacher",
+        ),
+        ("generate.engine=endpoint", "generate.endpoint_url", "nothing"),
+        ("score.shard=3/2", "score.shard", "3/2"),
+        ("score.judge_url=u", "score.judge_url, score.judge_model", "u, nothing"),
+        ("score.utility=agent", "score.judge_url, score.oracle", "nothing, nothing"),
+    ],
+)
+def test_a_rule_over_several_fields_names_each_of_them_and_what_it_has(
+    tmp_path: Path, override: str, fields: str, values: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, GOOD, override)
+    assert str(caught.value).startswith(f"{fields} = {values}: ")
 
 
 @pytest.mark.parametrize("override", ["train.epochs", "name.deep=1", "train.epochs=[", "train.x=1"])

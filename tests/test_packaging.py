@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -50,16 +51,22 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
-def run(installed: Path, folder: Path, *arguments: str) -> str:
-    env = os.environ | {"TOOLGENESIS_SERVER_PYTHON": str(server_python(None))}
-    done = subprocess.run(
+def attempt(
+    installed: Path, folder: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [str(installed / arguments[0]), *arguments[1:]],
         cwd=folder,
-        env=env,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def run(installed: Path, folder: Path, *arguments: str) -> str:
+    servers = str(server_python(None))
+    done = attempt(installed, folder, *arguments, TOOLGENESIS_SERVER_PYTHON=servers)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -77,6 +84,23 @@ def test_recipes_launch_files_and_templates_are_found_from_anywhere(
     assert "#SBATCH --nodes=1" in run(installed, tmp_path, *submit)
     plan = run(installed, tmp_path, "toolgenesis-sft", "plan", recipe)
     assert "117 in all" in plan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("submit", "recipes/tiny_cpu.yaml", "--print"), r"copy (\S+) to cluster.yaml"),
+        (("doctor",), r"install -r (\S+);"),
+    ],
+)
+def test_what_an_error_says_to_take_is_there_without_a_checkout(
+    installed: Path, tmp_path: Path, arguments: tuple[str, ...], names: str
+) -> None:
+    done = attempt(installed, tmp_path, "toolgenesis-sft", *arguments, TOOLGENESIS_SERVER_PYTHON="")
+    assert done.returncode == 2
+    found = re.search(names, done.stderr)
+    assert found, done.stderr
+    assert (tmp_path / found[1]).exists()
 
 
 def test_installed_recipes_are_executable_and_nothing_tracked_is_left_out(installed: Path) -> None:
@@ -103,3 +127,11 @@ def test_it_scores_servers(installed: Path, tmp_path: Path) -> None:
     assert figures["train"]["launch"]["outcomes"]["scored"] == 1
     assert figures["train"]["ut_hard"]["mean_reached"] == 1
     assert (tmp_path / "out" / "report.html").exists()
+    compared = run(installed, tmp_path, "toolgenesis-sft", "compare", "out", "out", "--json")
+    assert {pair["num_servers"] for pair in json.loads(compared)["pairs"]} == {12, 24, 36}
+
+
+def test_the_readmes_command_finds_the_reference_servers(installed: Path, tmp_path: Path) -> None:
+    mini = ("--benchmark", "data/mini/benchmark.json", "--predictions", "data/mini/servers")
+    run(installed, tmp_path, "toolgenesis-sft", "score", *mini, "--out", "out", "--dry-run")
+    assert list(tmp_path.iterdir()) == []

@@ -47,6 +47,24 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
+def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    append_record(path, FIRST)
+    path.write_bytes(path.read_bytes() + b"{}\n")
+    with pytest.raises(UserError, match=r"log.jsonl: line 2 = \{\}: is no Message .Field required"):
+        read_records(path, Message)
+
+
+@pytest.mark.parametrize("name", ["file", "file/inner"])
+def test_a_file_in_the_way_of_a_run_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    run = RunFolder(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be written"), run.locked("score"):
+        pass
+    with pytest.raises(UserError, match="cannot be written"):
+        run.new_attempt("train")
+
+
 def test_a_full_disk_is_one_line_for_the_user(tmp_path: Path) -> None:
     error = disk_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
     assert "the disk is full" in str(error)

@@ -178,5 +178,13 @@ def test_tracking_without_the_package_is_one_line(
         open_wandb(recipe("offline"), RunFolder(tmp_path))
 
 
+def test_online_without_a_key_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"train.wandb = online: wandb refuses .*API key.*offline"):
+        open_wandb(recipe("online"), RunFolder(tmp_path))
+
+
 def test_a_blocked_headline_is_absent_and_not_zero() -> None:
     assert figures(report(mean=None)) == {}

@@ -60,7 +60,9 @@ def make_parser() -> Parser:
         bare = name in ("score", "report")
         verb.add_argument("recipe", nargs="?" if bare else None, help="recipes/NAME.yaml")
         verb.add_argument("overrides", nargs="*", help="section.key=value")
-        verb.add_argument("--run", help="name of the run folder; default: the recipe's name")
+        verb.add_argument(
+            "--run", help="name or path of the run folder; default: runs/ and the recipe's name"
+        )
         verb.add_argument("--dry-run", action="store_true", help="check everything, do nothing")
         if name in ("plan", "score", "report"):
             verb.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
@@ -88,8 +90,20 @@ def make_parser() -> Parser:
     return parser
 
 
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes overrides in one place only; people write them behind options as well."""
+    parser = make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [text for text in rest if text.startswith("-") or "=" not in text]
+    if unknown or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
+    options = read_options(arguments)
     try:
         return dispatch(options)
     except UserError as error:
@@ -119,9 +133,6 @@ def dispatch(options: argparse.Namespace) -> int:
     if verb in ("score", "report"):
         refuse_bare_options(options)
     recipe, run = open_run(options)
-    if options.dry_run:
-        print(f"{verb}: recipe and inputs are fine; would write {run.root}", file=sys.stderr)
-        return 0
     if verb == "submit":
         from toolgenesis_sft.cluster import submit
 
@@ -132,7 +143,11 @@ def dispatch(options: argparse.Namespace) -> int:
             run,
             Path(options.cluster),
             print_only=options.print,
+            dry_run=options.dry_run,
         )
+    if options.dry_run:
+        print(f"{verb}: recipe and inputs are fine; would write {run.root}", file=sys.stderr)
+        return 0
     for stage in PIPELINE if verb == "run" else (verb,):
         code = STAGES[stage](options, recipe, run)
         if code != 0:
@@ -236,22 +251,24 @@ STAGES: dict[str, Callable[[argparse.Namespace, Recipe, RunFolder], int]] = {
 
 def on_bare_folders(options: argparse.Namespace) -> int:
     """`score` and `report` for people who only want the scorer: no recipe, no run folder."""
-    from toolgenesis_sft.config import Report, Score, resolve_path
+    from toolgenesis_sft.config import Report, Score, checked, resolve_path
     from toolgenesis_sft.reporting import report as stage
+    from toolgenesis_sft.reporting.study import study_folder
 
-    for name in ("benchmark", "predictions", "out"):
-        if getattr(options, name) is None and not (
-            options.verb == "report" and name == "predictions"
-        ):
+    needed = ["benchmark", "predictions", "out"]
+    if options.verb == "report":
+        needed.remove("predictions")
+    for name in needed:
+        if getattr(options, name) is None:
+            usage = " ".join(f"--{name} PATH" for name in needed)
             raise UserError(
                 f"--{name}",
-                "",
+                "nothing",
                 "is needed where no recipe is given",
-                f"toolgenesis-sft {options.verb} --benchmark FILE --predictions DIR --out DIR",
+                f"toolgenesis-sft {options.verb} {usage}",
             )
     benchmark, out = resolve_path(options.benchmark), Path(options.out)
     if options.verb == "score":
-        from toolgenesis_sft.config import checked
         from toolgenesis_sft.scoring.job import ScoreJob
         from toolgenesis_sft.scoring.score import score_predictions
 
@@ -263,25 +280,36 @@ def on_bare_folders(options: argparse.Namespace) -> int:
         settings = checked(
             Score, {key: value for key, value in given.items() if value is not None}, "--"
         )
-        job = ScoreJob.of_folder(benchmark, Path(options.predictions), out, settings)
-        if options.dry_run:
-            print(f"score: inputs are fine; would write {out}", file=sys.stderr)
-            return 0
-        score_predictions(job)
+        predictions = resolve_path(options.predictions)
+        job = ScoreJob.of_folder(benchmark, predictions, out, settings)
+        if not options.dry_run:
+            score_predictions(job)
+    elif options.dry_run:
+        study_folder(benchmark, out)
+    if options.dry_run:
+        print(f"{options.verb}: inputs are fine; would write {out}", file=sys.stderr)
+        return 0
     summary = stage.report_folder(benchmark, out, Report())
     print(summary.model_dump_json(indent=2) if options.json else stage.table(summary))
+    print(f"report: {out / 'report.html'}", file=sys.stderr)
     return 0
 
 
+INSTEAD = {
+    "benchmark": "override the recipe with benchmark=FILE",
+    "predictions": "leave the recipe out; with one, those of the run are scored",
+    "out": "give --run, or leave the recipe out",
+    "profile": "override the recipe with score.profile=NAME",
+    "layers": "override the recipe with score.layers=[L1, L2]",
+    "workers": "override the recipe with score.workers=N",
+}
+
+
 def refuse_bare_options(options: argparse.Namespace) -> None:
-    for name in ("benchmark", "predictions", "out", "profile", "layers", "workers"):
-        if getattr(options, name, None) is not None:
-            raise UserError(
-                f"--{name}",
-                getattr(options, name),
-                "is for use without a recipe",
-                f"override the recipe instead, for example score.{name}=...",
-            )
+    for name, instead in INSTEAD.items():
+        value = getattr(options, name, None)
+        if value is not None:
+            raise UserError(f"--{name}", value, "is for use without a recipe", instead)
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -291,6 +319,7 @@ def compare(options: argparse.Namespace) -> int:
     comparison = stage.compare(folders, force=options.force)
     if options.out:
         stage.write(comparison, Path(options.out))
+        print(f"compare: {Path(options.out) / 'comparison.html'}", file=sys.stderr)
     print(comparison.model_dump_json(indent=2) if options.json else stage.table(comparison))
     return 0
 

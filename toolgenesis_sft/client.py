@@ -129,12 +129,15 @@ class ModelClient:
             body["logprobs"] = True
         async with self._slots:
             started = time.monotonic()
+            faults: list[HarnessFault] = []
             try:
                 async with asyncio.timeout(self.request_timeout_s):
-                    answer = await self._ask(body)
+                    answer = await self._ask(body, faults)
             except TimeoutError as error:
+                last = f", last {faults[-1]}" if faults else ""
                 raise HarnessFault(
-                    "request_timeout", f"no answer from {self._url} in {self.request_timeout_s} s"
+                    "request_timeout",
+                    f"no answer from {self._url} in {self.request_timeout_s} s{last}",
                 ) from error
             elapsed_s = time.monotonic() - started
             completion = read_completion(answer, elapsed_s, self.end_markers)
@@ -144,9 +147,9 @@ class ModelClient:
         self.usage.busy_s += completion.elapsed_s
         return completion
 
-    async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Post until there is a well-formed answer; the caller holds the deadline."""
-        fault = HarnessFault("endpoint_unreachable", str(self._url))
+    async def _ask(self, body: dict[str, Any], faults: list[HarnessFault]) -> dict[str, Any]:
+        """Post until there is a well-formed answer; the caller holds the deadline, and is told
+        what stood in the way by then in `faults`."""
         attempt = 0
         while attempt < self.max_attempts:
             shaped = self._shaped(body)
@@ -154,19 +157,18 @@ class ModelClient:
             try:
                 status, headers, content = await self._post(shaped)
             except httpx.TransportError as error:
-                fault = HarnessFault(
-                    "endpoint_unreachable", f"{self._url}: {type(error).__name__} {error}".strip()
-                )
+                said = f"{self._url}: {type(error).__name__} {error}".strip()
+                faults.append(HarnessFault("endpoint_unreachable", said))
             else:
                 if status == 200:
                     answer = well_formed(content)
                     if answer is not None:
                         return answer
-                    fault = HarnessFault(
-                        "invalid_answer", f"{self._url} sent no completion: {self._shown(content)}"
-                    )
+                    said = f"{self._url} sent no completion: {self._shown(content)}"
+                    faults.append(HarnessFault("invalid_answer", said))
                 elif status in RETRIED_STATUS:
-                    fault = HarnessFault(f"status_{status}", f"{self._url}: {self._shown(content)}")
+                    said = f"{self._url}: {self._shown(content)}"
+                    faults.append(HarnessFault(f"status_{status}", said))
                     pause = max(pause, retry_after_s(headers))
                 elif self._learn(status, content, shaped):
                     continue
@@ -182,7 +184,7 @@ class ModelClient:
             self.usage.num_retries += 1
             if attempt < self.max_attempts:
                 await asyncio.sleep(pause)
-        raise fault
+        raise faults[-1]
 
     async def _post(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and body; the body is read under a cap."""

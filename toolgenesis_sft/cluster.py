@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jinja2
 from pydantic import Field
@@ -25,23 +26,30 @@ TEMPLATES = "launch/slurm"
 EXAMPLE = "launch/cluster.example.yaml"
 
 
-class Times(Section):
-    """Slurm's spelling: minutes, or [days-]hours:minutes:seconds."""
+# A line break would end the script's line, and what follows it would be a line of its own.
+Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
+Option = Annotated[str, Field(pattern=r"^-[^\n]+$")]
+# Minutes, or [days-]hours:minutes:seconds.
+Time = Annotated[str, Field(pattern=r"^((\d+-)?\d+(:\d+){0,2}|UNLIMITED|INFINITE)$")]
 
-    train: str = Field("12:00:00", description="one attempt; a longer training is requeued")
-    generate: str = Field("04:00:00", description="export and generation")
-    score: str = Field("04:00:00", description="scoring")
-    report: str = Field("00:30:00", description="the report")
+
+class Times(Section):
+    """In Slurm's spelling, and in quotes: YAML reads a bare 12:00:00 as the number 43200."""
+
+    train: Time = Field("12:00:00", description="one attempt; a longer training is requeued")
+    generate: Time = Field("04:00:00", description="export and generation")
+    score: Time = Field("04:00:00", description="scoring")
+    report: Time = Field("00:30:00", description="the report")
 
 
 class Cluster(Section):
     """What a recipe does not know: where its jobs run."""
 
-    partition: str | None = Field(None, description="partition of the jobs with GPUs")
-    cpu_partition: str | None = Field(
+    partition: Line | None = Field(None, description="partition of the jobs with GPUs")
+    cpu_partition: Line | None = Field(
         None, description="partition of scoring and reporting; default: partition"
     )
-    account: str | None = Field(None, description="account that is charged")
+    account: Line | None = Field(None, description="account that is charged")
     ranks_per_node: int = Field(8, ge=1, description="most ranks, and GPUs, of one node")
     gpus: bool = Field(True, description="whether each rank has a GPU of its own")
     cpus_per_rank: int = Field(8, ge=1, description="CPU cores beside each rank")
@@ -55,19 +63,20 @@ class Cluster(Section):
     setup: tuple[str, ...] = Field(
         (), description="shell lines that each job begins with, such as module load"
     )
-    container: str | None = Field(
-        None, description="command that runs another in a container, such as apptainer exec IMAGE"
+    container: Line | None = Field(
+        None,
+        description="shell words that run a command in a container, such as apptainer exec IMAGE",
     )
-    scratch: str | None = Field(
+    scratch: Line | None = Field(
         None, description="node-local folder for temporary files; default: the system's"
     )
-    network_interface: str | None = Field(
+    network_interface: Line | None = Field(
         None, description="interface between nodes; default: NCCL and gloo choose"
     )
     min_free_gib: float = Field(
         250, ge=0, description="disk that the run folder must have free; a full checkpoint is 115"
     )
-    sbatch: tuple[str, ...] = Field((), description="further options of sbatch, --name=value")
+    sbatch: tuple[Option, ...] = Field((), description="further options of sbatch, --name=value")
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class Job:
     """One Slurm job: a template and the size that fills it.
 
     verbs: stages of the command line that it runs, in order, with overrides of their own.
-    gpus, cpus: of each node.
+    ranks, gpus, cpus: of each node.
     array: tasks of this size that share the work by score.shard.
     """
 
@@ -84,9 +93,10 @@ class Job:
     verbs: tuple[str, ...]
     partition: str | None
     time: str
-    nodes: int
     gpus: int
     cpus: int
+    nodes: int = 1
+    ranks: int = 1
     overrides: tuple[str, ...] = ()
     array: int = 1
 
@@ -97,9 +107,12 @@ def submit(
     overrides: tuple[str, ...],
     run: RunFolder,
     cluster_path: Path,
+    *,
     print_only: bool,
+    dry_run: bool,
 ) -> int:
-    """Render the chain; print it, or hand it to sbatch, each job after the one before it.
+    """Render the chain; print it, or hand it to sbatch, each job after the one before it. A dry
+    run checks all that this needs and does neither.
 
     Prints `name job-id` lines on stdout. Raises UserError for a cluster file that does not fit
     the recipe, for data that is not built, and where sbatch refuses (then nothing is submitted).
@@ -122,6 +135,9 @@ def submit(
             "has no training set yet",
             f"toolgenesis-sft build {recipe_path}",
         )
+    if dry_run:
+        print(f"submit: would submit {', '.join(scripts)} of {run.root}", file=sys.stderr)
+        return 0
     folder = run.root / "logs" / "slurm"
     for name, script in scripts.items():
         write_text(folder / f"{name}.sh", script)
@@ -132,13 +148,14 @@ def submit(
 
 
 def load_cluster(path: Path) -> Cluster:
+    example = resolve_path(EXAMPLE)
     if not path.exists():
         raise UserError(
-            "--cluster", str(path), "is not there", f"copy {EXAMPLE} to cluster.yaml and edit it"
+            "--cluster", str(path), "is not there", f"copy {example} to cluster.yaml and edit it"
         )
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise UserError("--cluster", str(path), "must be a YAML mapping", f"start from {EXAMPLE}")
+        raise UserError("--cluster", str(path), "must be a YAML mapping", f"start from {example}")
     check_keys(path.name, tree, Cluster)
     return checked(Cluster, tree, f"{path.name}: ")
 
@@ -166,6 +183,7 @@ def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
             partition=cluster.partition,
             time=time.train,
             nodes=ranks // ranks_here,
+            ranks=ranks_here,
             gpus=ranks_here if cluster.gpus else 0,
             cpus=ranks_here * cluster.cpus_per_rank,
         ),
@@ -175,7 +193,6 @@ def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
             verbs=("export", "generate"),
             partition=cluster.partition,
             time=time.generate,
-            nodes=1,
             gpus=serving_gpus,
             cpus=max(1, serving_gpus) * cluster.cpus_per_rank,
         ),
@@ -185,7 +202,6 @@ def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
             verbs=("score",),
             partition=cpu_partition,
             time=time.score,
-            nodes=1,
             gpus=0,
             cpus=cluster.score_cpus,
             overrides=(f"score.workers={cluster.score_cpus}",),
@@ -198,7 +214,6 @@ def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
             verbs=("score", "report") if cluster.score_array > 1 else ("report",),
             partition=cpu_partition,
             time=time.report,
-            nodes=1,
             gpus=0,
             cpus=1,
         ),
@@ -208,7 +223,8 @@ def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
 def render(
     job: Job, cluster: Cluster, recipe_path: Path, overrides: tuple[str, ...], run: RunFolder
 ) -> str:
-    """The job's script. All that comes from a person is quoted, but for `setup`, which is shell."""
+    """The job's script. All that comes from a person is quoted, but for `setup`, `container` and
+    `sbatch`, which are the script's own lines and words."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resolve_path(TEMPLATES)),
         undefined=jinja2.StrictUndefined,
@@ -219,21 +235,23 @@ def render(
     environment.filters["sh"] = lambda value: shlex.quote(str(value))
     root = run.root.absolute()
     arguments = [str(recipe_path), *overrides, *job.overrides]
+    # A run beside the others goes by its name, as a person would write it.
+    run_argument = root.name if run.root.parent == Path("runs") else root
     return environment.get_template(job.template).render(
         job=job,
         cluster=cluster,
         run_name=root.name,
+        run_argument=run_argument,
         run=root,
         folder=Path.cwd(),
         python="python" if cluster.container else sys.executable,
         arguments=shlex.join(arguments),
-        ranks_per_node=job.gpus or job.cpus // cluster.cpus_per_rank,
         exit_requeue=EXIT_REQUEUE,
     )
 
 
 def hand_in(scripts: list[Path]) -> list[tuple[str, str]]:
-    """Submit a chain of scripts. Yields (stage, job id); if one is refused, none stays."""
+    """Submit a chain of scripts. Returns (stage, job id) of each; if one is refused, none stays."""
     submitted: list[tuple[str, str]] = []
     for script in scripts:
         command = ["sbatch", "--parsable"]

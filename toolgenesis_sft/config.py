@@ -10,15 +10,17 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from toolgenesis_sft.errors import UserError
-from toolgenesis_sft.records import Strategy
+from toolgenesis_sft.records import SampleKind, Strategy
 from toolgenesis_sft.yaml_text import parse_yaml, read_yaml
 
 
@@ -34,6 +36,12 @@ def is_execution(field: FieldInfo) -> bool:
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def broken_rule(section: Section, rule: str, *names: str) -> PydanticCustomError:
+    """For a validator to raise: a rule over these fields of a section, as dotted names below it."""
+    values = [attrgetter(name)(section) for name in names]
+    return PydanticCustomError("rule", "{rule}", {"rule": rule, "names": names, "values": values})
 
 
 class RandomModel(Section):
@@ -58,11 +66,9 @@ class Model(Section):
     @model_validator(mode="after")
     def exactly_one(self) -> Self:
         if (self.name_or_path is None) == (self.random is None):
-            raise ValueError("set exactly one of model.name_or_path and model.random")
+            rule = "set exactly one of model.name_or_path and model.random"
+            raise broken_rule(self, rule, "name_or_path", "random")
         return self
-
-
-SampleKind = Literal["server", "schema", "schema_to_server", "repair"]
 
 
 class Teacher(Section):
@@ -136,16 +142,18 @@ class Data(Section):
     @model_validator(mode="after")
     def shares_add_up(self) -> Self:
         for name, shares in (("kinds", self.kinds), ("weights", self.weights)):
-            if shares and (min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 0.005):
-                raise ValueError(f"data.{name} must be shares of 0 or more that add up to 1")
+            if shares and (min(shares.values()) < 0 or not abs(sum(shares.values()) - 1) <= 0.005):
+                raise broken_rule(self, "must be shares of 0 or more that add up to 1", name)
         if self.weights and set(self.weights) != set(self.sources):
-            raise ValueError("data.weights must name exactly the sources of data.sources")
+            rule = "data.weights must name exactly the sources of data.sources"
+            raise broken_rule(self, rule, "weights", "sources")
         wanted = "teacher" in self.sources or self.scenarios == "teacher"
         if wanted != (self.teacher is not None):
-            raise ValueError(
+            rule = (
                 "the section data.teacher and its use, the source `teacher` or"
                 " data.scenarios=teacher, go together"
             )
+            raise broken_rule(self, rule, "teacher", "sources", "scenarios")
         return self
 
 
@@ -271,9 +279,16 @@ class Score(Section):
     launch_attempts: int = Field(3, ge=1, description="starts of a server that L1 counts")
     call_timeout_s: float = Field(30.0, gt=0, description="seconds one tool call may take")
     memory_mib: int = Field(1024, ge=128, description="memory of one server")
-    workers: int = execution(2, "servers scored at once", ge=1)
+    workers: int = execution(
+        2,
+        "servers run at once, by score and build; on Ray by generate's coder agents too, which on"
+        " this machine take all its processors",
+        ge=1,
+    )
     executor: Literal["local", "ray"] = execution(
-        "local", "where workers run: on this machine, or on a Ray cluster"
+        "local",
+        "where servers run that are scored, verified by build or tried by coder agents: on this"
+        " machine, or on a Ray cluster",
     )
     ray_address: str | None = execution(
         None,
@@ -317,7 +332,7 @@ class Score(Section):
         if self.shard is not None:
             number, count = map(int, self.shard.split("/"))
             if number > count:
-                raise ValueError(f"score.shard {self.shard}: there is no shard {number} of {count}")
+                raise broken_rule(self, f"there is no shard {number} of {count}", "shard")
         return self
 
     @model_validator(mode="after")
@@ -325,9 +340,11 @@ class Score(Section):
         for name in ("judge", "solver"):
             url, model = getattr(self, f"{name}_url"), getattr(self, f"{name}_model")
             if (url is None) != (model is None):
-                raise ValueError(f"score.{name}_url and score.{name}_model go together")
+                rule = f"score.{name}_url and score.{name}_model go together"
+                raise broken_rule(self, rule, f"{name}_url", f"{name}_model")
         if self.utility == "agent" and (self.judge_url is None or self.oracle is None):
-            raise ValueError("score.utility=agent needs score.judge_url and score.oracle")
+            rule = "score.utility=agent needs score.judge_url and score.oracle"
+            raise broken_rule(self, rule, "judge_url", "oracle")
         return self
 
 
@@ -357,17 +374,17 @@ class Recipe(Section):
     def rules(self) -> Self:
         train = self.train
         if train.batch_unit == "tokens" and train.global_batch_size < train.max_row_tokens:
-            raise ValueError(
-                "train.global_batch_size in tokens must hold a row (train.max_row_tokens)"
-            )
+            rule = "train.global_batch_size in tokens must hold a row (train.max_row_tokens)"
+            raise broken_rule(self, rule, "train.global_batch_size", "train.max_row_tokens")
         if self.data.max_tokens > train.max_row_tokens:
-            raise ValueError(
-                "data.max_tokens must not exceed train.max_row_tokens: a sample is never cut"
-            )
+            rule = "data.max_tokens must not exceed train.max_row_tokens: a sample is never cut"
+            raise broken_rule(self, rule, "data.max_tokens", "train.max_row_tokens")
         if train.max_row_tokens > self.model.max_position_embeddings:
-            raise ValueError("train.max_row_tokens must not exceed model.max_position_embeddings")
+            rule = "train.max_row_tokens must not exceed model.max_position_embeddings"
+            raise broken_rule(self, rule, "train.max_row_tokens", "model.max_position_embeddings")
         if self.generate.engine == "endpoint" and not self.generate.endpoint_url:
-            raise ValueError("generate.engine=endpoint needs generate.endpoint_url")
+            rule = "generate.engine=endpoint needs generate.endpoint_url"
+            raise broken_rule(self, rule, "generate.endpoint_url")
         return self
 
 
@@ -380,7 +397,8 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _recipe_error(error, path) from error
+        next_step = f"mend it in {path.name} or on the command line"
+        raise _first_error(error, "", next_step) from error
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
@@ -419,9 +437,7 @@ def checked(section: type[S], values: dict[str, Any], prefix: str = "") -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = prefix + ".".join(str(part) for part in first["loc"])
-        raise UserError(field, first["input"], first["msg"], "give one that is allowed") from error
+        raise _first_error(error, prefix, "give one that is allowed") from error
 
 
 def resolve_path(text: str) -> Path:
@@ -450,7 +466,8 @@ def server_python(recipe_value: str | None) -> Path:
             "score.server_python",
             text,
             "is no interpreter",
-            "run `make setup`, or create an environment from eval/server_runtime.txt and name it"
+            "run `make setup`, or make one: python3 -m venv .venv-server && .venv-server/bin/pip"
+            f" install -r {resolve_path('eval/server_runtime.txt')}; a different place is named"
             " here or in TOOLGENESIS_SERVER_PYTHON",
         )
     return path.absolute()
@@ -521,9 +538,33 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _recipe_error(error: ValidationError, path: Path) -> UserError:
+# What pydantic says in a programmer's words, said in those of a person with a YAML file.
+RULES = {
+    "missing": "is required",
+    "string_type": "must be text; put it in quotes",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a section, with keys below it",
+    "model_type": "must be a section, with keys below it",
+}
+
+
+def _first_error(error: ValidationError, prefix: str, next_step: str) -> UserError:
+    """The first of pydantic's errors as one line: which fields, what they have, and the rule."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or path.name
-    message = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first["input"], BaseModel | dict) else first["input"]
-    return UserError(field, value, message, f"mend it in {path.name} or on the command line")
+    kind, context = first["type"], first.get("ctx", {})
+    names, values = context.get("names", ("",)), context.get("values", (first["input"],))
+    if kind == "missing":  # pydantic gives the section that lacks it
+        values = (None,)
+    fields = [".".join([*map(str, first["loc"]), name]).strip(".") for name in names]
+    return UserError(
+        ", ".join(f"{prefix}{field}" for field in fields),
+        ", ".join(map(_shown, values)),
+        RULES.get(kind, first["msg"].removeprefix("Value error, ")),
+        next_step,
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, BaseModel):
+        return "a section"
+    return "nothing" if value is None else str(value)

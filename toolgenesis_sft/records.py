@@ -13,6 +13,8 @@ Json = Any  # a JSON value: None, bool, int, float, str, list, dict
 ServerClass = Literal["stateless", "stateful"]
 Strategy = Literal["direct", "direct_two_calls", "coder_agent", "oracle", "imported"]
 FinishReason = Literal["stop", "length", "error"]
+# What a chat sample made of a server teaches.
+SampleKind = Literal["server", "schema", "schema_to_server", "agent", "repair"]
 FigureName = Literal[
     "compliance",
     "launch",
@@ -139,7 +141,7 @@ class ChatSample(Record):
     id: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSchema, ...] = ()
-    kind: Literal["server", "schema", "schema_to_server", "agent", "repair", "trajectory"] = "server"
+    kind: Literal[SampleKind, "trajectory"] = "server"
     last_turn_only: bool = Field(
         default=False,
         description="only the last answer is supervised, whatever the recipe says: the ones before"

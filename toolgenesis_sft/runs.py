@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from toolgenesis_sft.config import Recipe, differing_fields
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Json, Record
@@ -113,7 +115,7 @@ class RunFolder:
     def new_attempt(self, stage: str) -> Path:
         """A log folder of this attempt's own: logs/<stage>_attempt_<n>/."""
         logs = self.root / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        make_folder(logs)
         number = 1
         while True:
             attempt = logs / f"{stage}_attempt_{number}"
@@ -129,7 +131,7 @@ class RunFolder:
 
         The lock ends with its process, kill -9 included.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         with (self.root / f".{stage}.lock").open("a+") as lock:  # NFS wants both modes
             try:
                 fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -235,11 +237,23 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """All whole records of an append-only file; a torn last line does not count."""
+    """All whole records of an append-only file; a torn last line does not count. Raises UserError
+    where a whole line is no such record."""
     if not path.exists():
         return []
+    records = []
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
-    return [kind.from_line(line) for line in lines]
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(kind.from_line(line))
+        except ValidationError as error:
+            raise UserError(
+                f"{path}: line {number}",
+                line[:60].decode(errors="replace"),
+                f"is no {kind.__name__} ({error.errors()[0]['msg']})",
+                "remove the line, or the file, and run its stage again",
+            ) from error
+    return records
 
 
 def mend_torn_line(path: Path) -> None:
@@ -253,6 +267,14 @@ def mend_torn_line(path: Path) -> None:
             file.truncate(whole)
 
 
+def make_folder(path: Path) -> None:
+    """A folder that a person named. Raises UserError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def disk_error(error: OSError, path: Path) -> UserError:
     """What a full or read-only disk means for the user."""
     rule = (
@@ -261,7 +283,7 @@ def disk_error(error: OSError, path: Path) -> UserError:
         else f"cannot be written ({error.strerror})"
     )
     return UserError(
-        "path", str(path), rule, "free space or choose another --run, then run the same command"
+        "path", str(path), rule, "free space or give another folder, then run the same command"
     )
 
 

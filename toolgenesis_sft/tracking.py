@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def open_wandb(recipe: Recipe, run: RunFolder) -> wandb.Run | None:
     """The run that all attempts and stages of this folder write to. None where the recipe says
-    `off`; raises UserError where it does not and wandb is not installed."""
+    `off`; raises UserError where it does not and wandb is not installed, or refuses."""
     mode = recipe.train.wandb
     if mode == "off":
         return None
@@ -35,16 +35,24 @@ def open_wandb(recipe: Recipe, run: RunFolder) -> wandb.Run | None:
         )
     import wandb
 
-    return wandb.init(
-        project=recipe.train.wandb_project,
-        name=run.root.name,
-        id=wandb_id(run),
-        resume="allow",
-        mode=mode,
-        dir=str(run.root),
-        config=recipe.model_dump(mode="json"),
-        settings=wandb.Settings(console="off"),
-    )
+    try:
+        return wandb.init(
+            project=recipe.train.wandb_project,
+            name=run.root.name,
+            id=wandb_id(run),
+            resume="allow",
+            mode=mode,
+            dir=str(run.root),
+            config=recipe.model_dump(mode="json"),
+            settings=wandb.Settings(console="off"),
+        )
+    except wandb.Error as error:  # no key, or no way to its server
+        raise UserError(
+            "train.wandb",
+            mode,
+            f"wandb refuses ({error})",
+            "mend that, or set train.wandb=offline and send the run later with `wandb sync`",
+        ) from error
 
 
 def wandb_id(run: RunFolder) -> str:

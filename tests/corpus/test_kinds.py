@@ -20,7 +20,6 @@ from toolgenesis_sft.records import ChatSample
 from toolgenesis_sft.runs import read_json, read_records
 from toolgenesis_sft.sandbox.session import Sandbox
 
-
 # A call on the stockroom changes what the next one finds, so its unit tests' calls, each made on a
 # fresh server, do not pass one after the other.
 TRIED = set(TRAIN) - {"stockroom"}

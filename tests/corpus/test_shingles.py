@@ -18,7 +18,7 @@ from toolgenesis_sft.corpus.shingles import (
     near_duplicates,
     normalised,
     shared,
-    signature,
+    signatures,
     text_shingles,
 )
 
@@ -94,15 +94,15 @@ def test_near_duplicates_are_found_among_thousands_and_nothing_else() -> None:
     changed = words(17)
     changed[100] = "another"  # 5 of 196 word runs differ
     texts += [" ".join(changed), texts[2999] + " and a little more"]
-    signatures = np.stack([signature(hashes) for hashes in text_shingles(texts)])
-    originals, similarity = near_duplicates(signatures)
+    theirs = signatures(text_shingles(texts))
+    originals, similarity = near_duplicates(theirs)
     assert np.flatnonzero(originals >= 0).tolist() == [3000, 3001]
     assert originals[3000:].tolist() == [17, 2999]
     assert (similarity[3000:] > 0.8).all()
 
 
 def test_of_many_copies_the_first_stays() -> None:
-    copies = np.stack([signature(text_shingles(["the very same sentence over again"])[0])] * 50)
+    copies = signatures(text_shingles(["the very same sentence over again"]) * 50)
     originals, _ = near_duplicates(copies)
     assert originals[0] == -1
     assert (originals[1:] >= 0).all()
@@ -111,15 +111,17 @@ def test_of_many_copies_the_first_stays() -> None:
 def test_signatures_do_not_depend_on_the_process() -> None:
     """A seed that changed from run to run would change which sample is kept."""
     [hashes] = text_shingles(["one two three four five six seven"])
-    assert signature(hashes)[:2].tolist() == [889176326, 504971398]
+    assert signatures([hashes])[0, :2].tolist() == [889176326, 504971398]
 
 
-def test_a_signature_is_datasketchs_own() -> None:
-    sets = text_shingles(["", "one", " ".join(words(1)), " ".join(words(2, 40_000))])
-    for hashes in sets:
+def test_signatures_are_datasketchs_own() -> None:
+    """Of small sets side by side, and of one that is worked on in parts."""
+    texts = [" ".join(words(seed, 300)) for seed in range(20)]
+    sets = text_shingles(["", "one", *texts, " ".join(words(2, 40_000)), ""])
+    for hashes, ours in zip(sets, signatures(sets), strict=True):
         theirs = MinHash(NUM_PERMUTATIONS, hashfunc=int, scheme=MINHASH_SCHEME)
         theirs.update_batch((hashes & np.uint64(0xFFFFFFFF)).tolist())
-        assert signature(hashes).tolist() == theirs.hashvalues.tolist()
+        assert ours.tolist() == theirs.hashvalues.tolist()
 
 
 TEXTS = (

@@ -111,9 +111,25 @@ def test_the_list_is_searched_and_filtered(make_world, open_page):
     tab.get_by_label("Search servers").fill("server-3 trained")
     assert names(tab) == ["server-3"]
     assert tab.locator("#count").inner_text() == "1 of 12 predictions"
+    tab.get_by_label("Search servers").fill("held-out before training import_error")
+    assert names(tab) == ["server-2", "server-3", "server-4", "server-5"]
     tab.get_by_label("Search servers").fill("")
     tab.get_by_label("State").select_option("failed")
-    assert len(names(tab)) == 6
+    assert names(tab) == [f"server-{index}" for index in range(6)]
+
+
+def test_what_the_harness_failed_on_is_not_called_a_server_that_does_not_launch(
+    make_world, open_page
+):
+    world = make_world(2)
+    world.unscored("server-0")
+    world.failed("server-1")
+    run = world.written()
+    report.report_run(world.recipe(), run)
+    tab = open_page(run.report_html)
+    for state, found in (("failed", ["server-1"]), ("harness", ["server-0"]), ("launched", [])):
+        tab.get_by_label("State").select_option(state)
+        assert names(tab) == found
 
 
 def test_a_server_opens_with_its_code_tools_tests_and_capabilities(make_world, open_page):
@@ -135,6 +151,36 @@ def test_a_server_opens_with_its_code_tools_tests_and_capabilities(make_world, o
     assert drawer.locator(".test:visible").count() == 1
     drawer.get_by_role("button", name="line 2").click()
     assert drawer.locator(".ln.mark").inner_text().startswith("def add")
+
+
+def test_what_a_layer_was_not_reached_by_is_said_in_words(make_world, open_page):
+    world = make_world(1)
+    world.failed("server-0", reason="import_error: no module named my_tool")
+    run = world.written()
+    report.report_run(world.recipe(), run)
+    tab = open_page(run.report_html)
+    tab.get_by_role("button", name="server-0").click()
+    drawer = tab.get_by_role("dialog")
+    drawer.wait_for()
+    assert drawer.locator(".chip small").all_inner_texts() == [
+        "not reached, counts as 0",
+        "import error: no module named my_tool",
+        *["not reached, counts as 0"] * 4,
+    ]
+
+
+def test_evidence_of_a_foreign_shape_is_shown_as_it_is(make_world, open_page):
+    world = make_world(1)
+    fine = dict.fromkeys(FIGURES, FigureScore(value=1.0, outcome=Outcome.SCORED))
+    world.add("server-0", "trained", fine, evidence={"unit_tests": [None], "observed": "x"})
+    run = world.written()
+    report.report_run(world.recipe(), run)
+    tab = open_page(run.report_html)
+    tab.get_by_role("button", name="server-0").click()
+    drawer = tab.get_by_role("dialog")
+    drawer.wait_for()
+    assert "The evidence cannot be drawn" in drawer.inner_text()
+    assert '"observed": "x"' in drawer.inner_text()
 
 
 def test_a_keyboard_alone_opens_pages_through_and_closes_servers(make_world, open_page):
@@ -211,6 +257,10 @@ def test_the_chooser_shows_one_row_of_the_breakdowns_at_a_time(make_world, open_
 def test_nothing_is_wider_than_a_small_screen(make_world, open_page):
     tab = open_page(small_report(make_world).report_html, viewport={"width": 390, "height": 800})
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.locator("#servers-body .open").first.click()
+    tab.get_by_role("dialog").wait_for()
+    title, close = (tab.locator(f"#{name}").bounding_box() for name in ("drawer-title", "close"))
+    assert close["y"] < title["y"] + title["height"]  # beside the title, not below it
 
 
 def test_ten_thousand_predictions_are_drawn_as_they_are_scrolled_to(make_world, open_page):
@@ -247,7 +297,7 @@ def test_a_comparison_opens_without_errors(make_world, open_page):
     compare.write(comparison, world.root / "out")
     assert json.loads((world.root / "out/comparison.json").read_text())["num_tests"] == 6
     tab = open_page(world.root / "out/comparison.html")
-    assert tab.get_by_role("heading", name="Comparison").is_visible()
+    assert tab.get_by_role("heading", name="Comparison", exact=True).is_visible()
 
 
 CONTRASTS = """() => {

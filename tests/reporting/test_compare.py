@@ -203,6 +203,70 @@ def test_one_run_is_compared_with_itself_before_and_after_training(make_world):
     assert {f.verdict for f in memorised.figures} == {"described"}
 
 
+def test_scenarios_that_either_side_was_trained_on_are_called_memorisation(make_world):
+    world = make_world(4, num_train=2)
+    world.trained_on(world.slugs[:2])
+    for slug in world.slugs:
+        world.scored(slug)
+    trained = world.written()
+    report.report_run(world.recipe(generate={"scenarios": "train"}), trained)
+    world.out = world.root / "other"
+    report.report_folder(world.benchmark, world.written().root, FAST)
+    for folders in ([trained.root, world.out], [world.out, trained.root]):
+        pairs = compare.compare(folders, force=False).pairs
+        assert [(pair.scenarios, pair.memorisation) for pair in pairs] == [
+            ("train", True),
+            ("all", True),
+        ]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(make_world):
+    world = make_world(2)
+    folders = [scored_folder(world, lambda i: {}, f"{name}/run") for name in ("a", "b")]
+    (pair,) = compare.compare(folders, force=False).pairs
+    assert pair.a == f"{folders[0]}: trained/direct"
+    assert pair.b == f"{folders[1]}: trained/direct"
+
+
+def test_so_few_servers_that_nothing_could_show_are_said_to_be_so(make_world):
+    world = make_world(3)
+    a, b = (scored_folder(world, lambda i, v=v: {"launch": v}, f"{v}") for v in (0.0, 1.0))
+    comparison = compare.compare([a, b], force=False)
+    row = next(f for f in comparison.pairs[0].figures if f.figure == "launch")
+    assert (row.verdict, row.smallest_detectable) == ("not_shown", None)
+    assert "no difference could show on so few servers" in compare.sentence(row)
+    assert "nothing  not shown" in compare.table(comparison)
+
+
+def test_a_folder_without_a_recipe_differs_in_that_and_not_in_each_field(make_world):
+    world = make_world(2)
+    folders = [scored_folder(world, lambda i: {}, name) for name in ("a", "b", "c")]
+    for folder, epochs in zip(folders[1:], (1, 3), strict=True):
+        write_json(folder / "config.json", {"seed": 0, "train": {"epochs": epochs}})
+    settings = compare.compare(folders, force=False).settings
+    assert [(setting.name, setting.values) for setting in settings] == [
+        ("train.epochs", ("none", "1", "3")),
+        ("recipe", ("none", "config.json", "config.json")),
+    ]
+
+
+def test_long_settings_are_shown_from_where_they_differ(make_world):
+    world = make_world(2)
+    folders = [scored_folder(world, lambda i: {}, name) for name in ("a", "b")]
+    for folder in folders:
+        write_json(folder / "config.json", {"model": f"/{'deep/' * 12}{folder.name}/model"})
+    table = compare.table(compare.compare(folders, force=False))
+    assert "...ep/deep/a/model | ...ep/deep/b/model" in table
+
+
+@pytest.mark.parametrize("report_json", ["{}", '{"name": 3}', "[]", '"text"'])
+def test_a_report_of_another_version_is_one_line(make_world, report_json):
+    folder = make_world(1).root
+    (folder / "report.json").write_text(report_json)
+    with pytest.raises(UserError, match="is not as this version writes it"):
+        compare.compare([folder, folder], force=False)
+
+
 def test_one_row_alone_cannot_be_compared(make_world):
     world = make_world(1)
     a = scored_folder(world, lambda i: {}, "a")

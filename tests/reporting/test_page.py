@@ -116,6 +116,70 @@ def test_packed_details_come_back_whole():
     assert json.loads(zlib.decompress(base64.b64decode(page.packed(value)))) == value
 
 
+def unpacked(html):
+    """The details of each prediction, read as strictly as a browser reads them."""
+
+    def refuse(word):
+        raise ValueError(word)
+
+    blocks = dict(re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', html))
+    for text in blocks.values():
+        json.loads(text, parse_constant=refuse)
+    packed = json.loads(blocks["data-details"])
+    return [
+        json.loads(zlib.decompress(base64.b64decode(text)), parse_constant=refuse)
+        for text in packed
+    ]
+
+
+def test_numbers_that_json_does_not_have_are_shown_by_their_names(make_world):
+    world = make_world(1)
+    test = {"tool": "a", "arguments": {"x": float("nan")}, "actual": float("-inf"), "score": 0.0}
+    fine = FigureScore(value=1.0, outcome=Outcome.SCORED)
+    figures = {"compliance": fine, "launch": fine}
+    evidence = {"unit_tests": [test]}
+    world.add("server-0", "trained", figures, evidence=evidence, details={"f1": float("inf")})
+    run = world.written()
+    report.report_run(world.recipe(score={"layers": ["L1"]}), run)
+    (shown,) = unpacked(run.report_html.read_text())
+    assert shown["unit_tests"][0]["arguments"] == {"x": "nan"}
+    assert shown["unit_tests"][0]["actual"] == "-inf"
+
+
+def test_half_a_surrogate_pair_in_a_benchmark_is_no_reason_to_fail(make_world):
+    world = make_world(1)
+    items = json.loads(world.benchmark.read_text())
+    items[0]["primary_label"] = "half \ud800"
+    world.benchmark.write_text(json.dumps(items))
+    world.scored("server-0")
+    run = world.written()
+    report.report_run(world.recipe(), run)
+    assert "half ?" in run.report_html.read_text()
+
+
+def test_names_of_models_and_folders_keep_their_underscores(make_world):
+    world = make_world(1)
+    world.scored("server-0", model="my_model/v_2")
+    run = world.written()
+    report.report_run(world.recipe(), run)
+    html = run.report_html.read_text()
+    assert '<span class="who">my_model/v_2</span>' in html
+    assert page.row_title("before_training/direct") == "before training, direct"
+
+
+def test_the_row_to_reproduce_is_marked_among_the_published(make_world):
+    world = make_world(1)
+    world.scored("server-0")
+    run = world.written()
+    report.report_run(world.recipe(), run)
+    (row,) = re.findall(
+        r"<tr class=\"published\">(?:(?!</tr>).)*the run to reproduce",
+        run.report_html.read_text(),
+        re.S,
+    )
+    assert "Qwen3-8B-SFT" in row
+
+
 def test_every_prediction_has_a_row_and_its_details(make_world):
     world = make_world(3)
     world.scored("server-0")

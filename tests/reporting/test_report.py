@@ -107,7 +107,8 @@ def test_the_training_rows_of_the_trained_model_are_called_memorisation(make_wor
     assert not group(summary, scenarios="held_out").memorisation
     assert not group(summary, "before_training", "train").memorisation
     assert "memorisation" in report.table(summary)
-    assert [g.num_servers for g in summary.groups if g.model == "trained"] == [2, 2, 4]
+    sets = {g.scenarios: g.num_servers for g in summary.groups if g.model == "trained"}
+    assert list(sets.items()) == [("held_out", 2), ("train", 2), ("all", 4)]
 
 
 def test_a_checkpoint_of_the_run_memorises_too_and_a_foreign_model_does_not(make_world):
@@ -213,7 +214,7 @@ def test_before_and_after_training_stand_side_by_side_paired_by_server(make_worl
         world.failed(slug, model="before_training")
         world.scored(slug)
     summary = report.report_run(world.recipe(), world.written())
-    train, held_out = summary.extra["before_and_after"]
+    held_out, train = summary.extra["before_and_after"]
     assert train["memorisation"]
     assert not held_out["memorisation"]
     launch = next(d for d in held_out["differences"] if d["figure"] == "launch")
@@ -266,6 +267,32 @@ def test_faults_are_counted_by_kind_with_examples(make_world):
         ("unit test", "no_tool"): 1,
         ("unit test", "different_answer"): 1,
     }
+
+
+def test_a_fault_counts_once_for_each_sample_however_many_figures_it_ends(make_world):
+    world = make_world(2)
+    broken = FigureScore(outcome=Outcome.MODEL_FAULT, reason="syntax_error")
+    late = FigureScore(outcome=Outcome.MODEL_FAULT, reason="no_answer")
+    for sample in range(3):
+        world.add("server-0", "trained", {"compliance": broken, "launch": broken}, sample=sample)
+        world.add("server-1", "trained", {"compliance": late, "launch": late}, sample=sample)
+    recipe = world.recipe(score={"layers": ["L1"]}, generate={"num_samples": 3})
+    faults = report.report_run(recipe, world.written()).extra["faults"]
+    assert {(f["where"], f["kind"], f["count"]) for f in faults} == {
+        ("program", "syntax_error", 3),
+        ("compliance", "no_answer", 3),
+        ("launch", "no_answer", 3),
+    }
+
+
+def test_a_torn_or_foreign_line_of_the_metrics_is_named(make_world):
+    world = make_world(1)
+    world.scored("server-0")
+    run = world.written()
+    for line in ("not json", "[1]", '{"loss": 1}'):
+        run.metrics.write_text(f'{{"step": 1, "loss": 1}}\n{line}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 = .* is no JSON object"):
+            report.report_run(world.recipe(), run)
 
 
 def test_confidence_is_held_against_the_outcome(make_world):

@@ -45,6 +45,22 @@ def test_an_interval_grows_as_one_over_the_root_of_the_servers():
     assert (few[1] - few[0]) / (many[1] - many[0]) == pytest.approx(2, rel=0.15)
 
 
+def test_servers_that_all_agree_leave_room_for_those_that_so_few_could_have_missed():
+    """Clopper and Pearson's interval of 0, or all, of 12, from the quantiles of the beta law."""
+    low, high = stats.intervals(np.zeros((12, 1)), 100)[0]
+    assert low == 0
+    assert high == pytest.approx(scipy_stats.beta.ppf(0.975, 1, 12), abs=1e-6)
+    low, high = stats.intervals(np.ones((12, 1)), 100, level=0.99)[0]
+    assert low == pytest.approx(scipy_stats.beta.ppf(0.005, 12, 1), abs=1e-6)
+    assert high == 1
+
+
+def test_equal_runs_may_still_differ_both_ways_and_less_so_the_more_servers_agree():
+    few, many = (stats.paired(np.ones(n), np.ones(n), 100).ci95 for n in (12, 86))
+    assert few[0] == -few[1]
+    assert 0 < many[1] < few[1] < 0.3
+
+
 def test_intervals_do_not_depend_on_the_block_they_are_computed_in(monkeypatch):
     values = np.random.default_rng(3).random((30, 1))
     whole = stats.intervals(values, 300)
@@ -126,4 +142,16 @@ def test_the_smallest_detectable_difference_is_found_80_times_in_100():
 def test_equal_runs_still_say_how_many_servers_would_have_had_to_change():
     floor = stats.smallest_detectable(np.zeros(86), 1)
     assert floor == pytest.approx(6 / 86)
-    assert stats.smallest_detectable(np.zeros(3), 7) == 1.0
+
+
+def test_too_few_servers_can_show_no_difference_at_all():
+    assert stats.smallest_detectable(np.ones(5), 1) is None  # 2 * 0.5^5 is above the level
+    assert stats.sign_flip_p(np.ones(5)) > stats.ALPHA
+    assert stats.smallest_detectable(np.ones(6), 1) == 1.0
+    assert stats.sign_flip_p(np.ones(6)) < stats.ALPHA
+
+
+def test_a_small_and_steady_difference_counts_as_one_that_can_be_shown():
+    differences = np.random.default_rng(8).normal(0.02, 0.005, 86)
+    assert stats.sign_flip_p(differences) * 7 < stats.ALPHA
+    assert stats.smallest_detectable(differences, 7) < 0.02

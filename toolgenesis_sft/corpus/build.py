@@ -31,6 +31,7 @@ from toolgenesis_sft.corpus.show import show
 from toolgenesis_sft.corpus.sources import (
     Source,
     chunks,
+    digests_of,
     resolve_sources,
     weights_of,
 )
@@ -56,6 +57,7 @@ from toolgenesis_sft.training.chat import CHAT_TEMPLATE, render
 from toolgenesis_sft.training.tokenizer import digest, resolve_tokenizer, train_tokenizer
 
 LINES_PER_CHUNK = 512
+WORK = "work"  # folder of what a build needs while it runs
 OUTPUTS = ("train.jsonl", "val.jsonl", "data_report.json", "data_report.html", "README.md")
 __all__ = ["build", "show"]
 
@@ -75,13 +77,16 @@ def build(recipe: Recipe, run: RunFolder) -> None:
         manifest.unlink(missing_ok=True)
         remove_leftovers(run.data)
         job = Job(recipe, run, benchmark, sources, interpreter)
-        table = job.collect()
-        table.drop_duplicates(job.drops)
-        job.train_tokenizer(table)
-        job.measure(table)
-        job.mix(table, weights)
-        validates = job.split(table)
-        facts = job.write(table, validates) | {"fingerprint": fingerprint(inputs)}
+        try:
+            table = job.collect()
+            table.drop_duplicates(job.drops)
+            job.train_tokenizer(table)
+            job.measure(table)
+            job.mix(table, weights)
+            validates = job.split(table)
+            facts = job.write(table, validates) | {"fingerprint": fingerprint(inputs)}
+        finally:
+            shutil.rmtree(run.data / WORK, ignore_errors=True)
         add_provenance(run, "build", facts)
         write_json(manifest, facts)
     print(
@@ -120,6 +125,7 @@ def what_shapes_data(
     for path in (
         *sorted(ours.glob("*.py")),
         *sorted(ours.glob("**/*.jinja")),
+        report.STYLE,
         Path(prompts.__file__),
     ):
         code.update(path.read_bytes())
@@ -140,6 +146,9 @@ def what_shapes_data(
         "template": CHAT_TEMPLATE,
         "benchmark": benchmark.digest,
         "splits": [benchmark.train, benchmark.held_out],
+        "reference_servers": digests_of(resolve_path(recipe.data.servers), True)
+        if recipe.data.servers
+        else [],
         "sources": [source.facts() for source in sources],
         "server_runtime": runtime_digest(interpreter),
         "code": code.hexdigest(),
@@ -178,7 +187,7 @@ class Job:
         """Samples of servers, each of which was run, then those of trajectories."""
         samples = self._server_samples()
         try:
-            with Table(self.run.data / "work" / "samples.jsonl") as table:
+            with Table(self.run.data / WORK / "samples.jsonl") as table:
                 for sample in samples:
                     table.add(sample, conversation_digest(sample))
                 for source in self.sources:
@@ -269,12 +278,22 @@ class Job:
         if not weights:
             return
         available = table.counts(table.sources)
+        for name, weight in weights.items():
+            if weight > 0 and not available[name]:
+                raise UserError(
+                    "data.weights",
+                    f"{name}: {weight:g}",
+                    f"no sample of this source is left (dropped: {self.drops.line()})",
+                    "mend the source, or take it out of data.weights and data.sources",
+                )
         quota = largest_mixture({name: available[name] for name in weights}, weights)
         for name, count in quota.items():
-            rows_ = [row for row in np.flatnonzero(table.kept) if table.sources[row] == name]
-            chosen = take([table.ids[row] for row in rows_], count, self.recipe.seed)
+            rows_ = [
+                row for row in np.flatnonzero(table.kept).tolist() if table.sources[row] == name
+            ]
+            chosen = take([table.digest(row) for row in rows_], count, self.recipe.seed)
             for row in rows_:
-                if table.ids[row] not in chosen:
+                if table.digest(row) not in chosen:
                     table.drop(int(row), "left out to hold the weights", self.drops)
 
     def split(self, table: Table) -> NDArray[np.bool_]:
@@ -290,12 +309,12 @@ class Job:
         }
         groups = validation_groups(strata, share, seed)
         validates = np.zeros(len(table), dtype=np.bool_)
-        for row in np.flatnonzero(table.kept):
+        for row in np.flatnonzero(table.kept).tolist():
             scenario = table.scenarios[row]
             if scenario is not None:
                 validates[row] = scenario in groups
             elif share:
-                validates[row] = int(rank(seed, table.ids[row])[:12], 16) < share * 16**12
+                validates[row] = int(rank(seed, table.digest(row))[:12], 16) < share * 16**12
         if not (table.kept & ~validates).any():
             raise self.nothing_left()
         return validates
@@ -321,7 +340,6 @@ class Job:
         for name, wanted in (("train", False), ("val", True)):
             chosen = (line for row, line in table.lines() if validates[row] == wanted)
             write_lines(data / f"{name}.jsonl", chosen)
-        shutil.rmtree(table.path.parent)
         written = [data / name for name in OUTPUTS]
         return {
             "benchmark_digest": self.benchmark.digest,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 from pydantic_core import PydanticSerializationError
 
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.corpus.filters import check_text
 from toolgenesis_sft.corpus.overlap import HeldOut, sample_traces
-from toolgenesis_sft.corpus.shingles import Hashes, signature, text_shingles
+from toolgenesis_sft.corpus.shingles import Hashes, Signatures, signatures, text_shingles
 from toolgenesis_sft.corpus.sources import Row, Source, decoded
 from toolgenesis_sft.corpus.trajectories import convert
 from toolgenesis_sft.errors import UserError
@@ -32,7 +32,7 @@ class Examined:
     lines: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     digests: list[int] = field(default_factory=list)
-    signatures: list[NDArray[np.uint32]] = field(default_factory=list)
+    signatures: Signatures = field(default_factory=lambda: signatures(()))
     drops: list[tuple[str, str, str]] = field(default_factory=list)
     overlaps: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -50,22 +50,30 @@ class Examiner:
         samples: list[tuple[ChatSample, str]] = []
         texts: list[str] = []
         for where, row in chunk:
-            what = f"{self.source.label}: {where}"
             try:
                 sample = self._sample(where, row)
                 line = written(sample)
                 chat.check(sample)
                 text = spoken_text(sample.messages)
                 check_text(text)
+                check_frame(sample)
             except Unfit as unfit:
+                what = f"{self.source.label}: {where}"
                 result.drops.append((unfit.reason, what, unfit.detail))
             except UserError as error:
+                what = f"{self.source.label}: {where}"
                 result.drops.append(("wrong role order or empty answer", what, error.rule))
             else:
                 samples.append((sample, line))
                 texts.append(text)
+        kept: list[Hashes] = []
         for (sample, line), hashes in zip(samples, text_shingles(texts), strict=True):
-            self._compare(sample, line, hashes, result)
+            if self._keeps(sample, hashes, result):
+                result.lines.append(line)
+                result.ids.append(sample.id)
+                result.digests.append(conversation_digest(sample))
+                kept.append(hashes)
+        result.signatures = signatures(kept)
         return result
 
     def _sample(self, where: str, row: bytes | dict[str, object]) -> ChatSample:
@@ -85,17 +93,32 @@ class Examiner:
             licence=self.source.entry.licence,
         )
 
-    def _compare(self, sample: ChatSample, line: str, hashes: Hashes, result: Examined) -> None:
+    def _keeps(self, sample: ChatSample, hashes: Hashes, result: Examined) -> bool:
+        """Whether its overlap with the benchmark, which is noted, lets a sample stay."""
         overlap = self.held_out.overlap(sample_traces(sample, hashes))
         if overlap and self.exclude:
             result.drops.append((f"overlap: {overlap.sign}", sample.id, overlap.line()))
-            return
+            return False
         if overlap:
             result.overlaps.append((sample.id, overlap.slug, overlap.line()))
-        result.lines.append(line)
-        result.ids.append(sample.id)
-        result.digests.append(conversation_digest(sample))
-        result.signatures.append(signature(hashes))
+        return True
+
+
+def check_frame(sample: ChatSample) -> None:
+    """What stands before the talk: a system message and tools. Raises Unfit as `check_text`."""
+    first = sample.messages[0]
+    if first.role == "system":
+        _check_once(first.content)
+    for tool in sample.tools:
+        _check_once(tool.description)
+        if tool.input_schema:
+            _check_once(json.dumps(tool.input_schema, ensure_ascii=False))
+
+
+@lru_cache(maxsize=1024)
+def _check_once(text: str) -> None:
+    """Frames come again from row to row; what is unfit is not remembered, and raises each time."""
+    check_text(text)
 
 
 def written(sample: ChatSample) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from toolgenesis_sft.config import SampleKind
 from toolgenesis_sft.corpus.repairs import MAX_REPAIRS_PER_SERVER, Repair, Repairer
 from toolgenesis_sft.corpus.servers import Server
 from toolgenesis_sft.corpus.splits import largest_mixture, take
+from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.prompts import (
     TrialCall,
     agent_answer,
@@ -19,14 +19,17 @@ from toolgenesis_sft.prompts import (
     schema_to_server_messages,
     server_answer,
 )
-from toolgenesis_sft.records import ChatSample, Message
+from toolgenesis_sft.records import ChatSample, Message, SampleKind
 
 
 def samples_of(
     servers: Sequence[Server], shares: Mapping[SampleKind, float], repairer: Repairer, seed: int
 ) -> list[ChatSample]:
     """As many samples as the shares allow, server by server. Of a kind that gives fewer samples
-    than there are servers, the digest chooses which."""
+    than there are servers, the digest chooses which. Raises UserError where servers give none of
+    a kind at all, for then its share cannot hold."""
+    if not servers:
+        return []
 
     def agent(server: Server) -> ChatSample:
         return agent_sample(server, repairer.calls_for(server.pair))
@@ -39,12 +42,15 @@ def samples_of(
         kind: len(sources[kind]) * (MAX_REPAIRS_PER_SERVER if kind == "repair" else 1)
         for kind in shares
     }
+    refuse_impossible(most, shares, repairer)
     quota = largest_mixture(most, shares)
     repairs: list[Repair] = []
     if quota.get("repair"):
         repairs = repairer.find(sources["repair"], quota["repair"], seed)
         if len(repairs) < quota["repair"]:
-            quota = largest_mixture({**most, "repair": len(repairs)}, shares)
+            most["repair"] = len(repairs)
+            refuse_impossible(most, shares, repairer)
+            quota = largest_mixture(most, shares)
             repairs = repairs[: quota["repair"]]
     chosen = {
         kind: take([f"{kind} {s.pair.id}" for s in sources[kind]], quota.get(kind, 0), seed)
@@ -57,6 +63,19 @@ def samples_of(
                 samples.append(make(server))
         samples += [repair_sample(r) for r in repairs if r.server.pair.id == server.pair.id]
     return samples
+
+
+def refuse_impossible(
+    most: Mapping[SampleKind, int], shares: Mapping[SampleKind, float], repairer: Repairer
+) -> None:
+    for kind, share in shares.items():
+        if share > 0 and not most[kind]:
+            raise UserError(
+                "data.kinds",
+                f"{kind}: {share:g}",
+                f"no server gives a sample of this kind (dropped: {repairer.drops.line()})",
+                "give servers examples or unit tests, or leave the kind out",
+            )
 
 
 def server_sample(server: Server) -> ChatSample:

@@ -26,6 +26,7 @@ from toolgenesis_sft.training.chat import spans
 from toolgenesis_sft.training.packing import Order, OrderSettings
 
 TEMPLATES = Path(__file__).with_name("templates")
+STYLE = page.TEMPLATES / "report.css"
 NUM_BINS = 24
 MAX_OVERLAPS_SHOWN = 200
 UNSHOWN = "not shown: it holds a secret or personal data"
@@ -160,7 +161,7 @@ def examples(recipe: Recipe, table: Table) -> list[dict[str, Json]]:
         if kind not in shown:
             sample = ChatSample.from_line(line)
             pieces = spans(sample, recipe.train.loss_on, recipe.train.thinking)
-            shown[kind] = {"id": sample.id, "kind": kind, "pieces": [asdict(p) for p in pieces]}
+            shown[kind] = {"id": sample.id, "kind": kind, "pieces": [p._asdict() for p in pieces]}
         if len(shown) == len(kinds):
             break
     return [shown[kind] for kind in sorted(shown)]
@@ -177,7 +178,7 @@ def write(
         "kinds": KIND_TITLES,
         "catalogue": CATALOGUE,
         "not_stated": NOT_STATED,
-        "style": Markup((page.TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        "style": Markup(STYLE.read_text(encoding="utf-8")),
     }
     environment = _environment()
     for template, name in (

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.corpus.drops import Drops, Unfit
 from toolgenesis_sft.corpus.filters import check_server, check_text
@@ -17,7 +15,7 @@ from toolgenesis_sft.corpus.scenario import describe
 from toolgenesis_sft.corpus.shingles import (
     code_shingles,
     near_duplicates,
-    signature,
+    signatures,
     text_shingles,
 )
 from toolgenesis_sft.corpus.verify import Thresholds, Verifier
@@ -132,8 +130,8 @@ def _distinct(servers: list[Server], drops: Drops) -> list[Server]:
     else."""
     if not servers:
         return []
-    signatures = np.stack([signature(code_shingles(server.pair.code)) for server in servers])
-    originals, similarity = near_duplicates(signatures)
+    theirs = signatures([code_shingles(server.pair.code) for server in servers])
+    originals, similarity = near_duplicates(theirs)
     kept = []
     for number, server in enumerate(servers):
         if originals[number] < 0:

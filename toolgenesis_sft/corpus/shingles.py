@@ -19,7 +19,7 @@ from datasketch import MinHash
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]  # [num_distinct], sorted
-Signature = NDArray[np.uint32]  # [NUM_PERMUTATIONS]
+Signatures = NDArray[np.uint32]  # [num_sets, NUM_PERMUTATIONS]
 
 WORDS_PER_SHINGLE = 5
 TOKENS_PER_CODE_SHINGLE = 8
@@ -35,7 +35,7 @@ MULTIPLIER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: spreads consecutive posi
 INVERSE = pow(MULTIPLIER, -1, 1 << 64)
 SPACE, LETTER, SIGN = 0, 1, 2  # what a character is to a text of words
 CHARACTERS_AT_ONCE = 1 << 17  # of the texts hashed together: arrays of a megabyte
-HASHES_AT_ONCE = 1 << 14  # of a large set: arrays of four megabytes
+HASHES_AT_ONCE = 1 << 11  # arrays of half a megabyte, which a processor's cache holds
 OWN_NAME = "v"
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 NOTHING: Hashes = np.zeros(0, dtype=np.uint64)
@@ -94,27 +94,32 @@ def union(sets: Iterable[Hashes]) -> Hashes:
     return np.unique(np.concatenate(parts)) if parts else NOTHING
 
 
-def signature(hashes: Hashes) -> Signature:
-    """MinHash signature of a set: what datasketch's MinHash.update_batch gives for the lower 32
-    bits, without an object and a list for each set. All empty sets share one."""
+def signatures(sets: Sequence[Hashes]) -> Signatures:
+    """MinHash signatures: what datasketch's MinHash.update_batch gives for the lower 32 bits of
+    each set, without an object and a list for each. All empty sets share one."""
     scale, shift = _permutations()
-    mixed = hashes.astype(np.uint32)
+    found = np.full((len(sets), NUM_PERMUTATIONS), EMPTY_SIGNATURE, dtype=np.uint32)
+    owners = np.repeat(np.arange(len(sets)), [len(hashes) for hashes in sets])
+    mixed = np.concatenate([NOTHING, *sets]).astype(np.uint32)
     for bits, factor in MURMUR_FINALISER:
         mixed ^= mixed >> np.uint32(bits)
         mixed *= np.uint32(factor)
-    values = np.full(NUM_PERMUTATIONS, EMPTY_SIGNATURE, dtype=np.uint32)
     for start in range(0, len(mixed), HASHES_AT_ONCE):
-        part = mixed[start : start + HASHES_AT_ONCE, None]
-        np.minimum(values, (part * scale + shift).min(axis=0), out=values)
-    return values
+        part = slice(start, start + HASHES_AT_ONCE)
+        values = mixed[part, None] * scale
+        values += shift
+        rows, firsts = np.unique(owners[part], return_index=True)
+        least = np.minimum.reduceat(values, firsts, axis=0)
+        found[rows] = np.minimum(found[rows], least)  # a large set lies in several parts
+    return found
 
 
 def near_duplicates(
-    signatures: NDArray[np.uint32], threshold: float = NEAR_DUPLICATE
+    signatures: Signatures, threshold: float = NEAR_DUPLICATE
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """For each row the earlier row that it nearly repeats, or -1, and the estimated Jaccard.
 
-    signatures: uint32 [n, NUM_PERMUTATIONS]. Each band sorts the rows by its values; a row is
+    Each band sorts the rows by its values; a row is
     compared with the first row of its bucket and with the one before it. Time n log n, memory
     beside the input some 40 bytes a row.
     """
@@ -142,7 +147,7 @@ def near_duplicates(
 
 
 def _compare(
-    signatures: NDArray[np.uint32],
+    signatures: Signatures,
     rows: NDArray[np.int64],
     candidates: NDArray[np.int64],
     threshold: float,

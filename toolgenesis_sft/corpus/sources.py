@@ -293,15 +293,15 @@ def _source(name: str, entry: SourceEntry, declared: bool) -> Source:
 def _digest(path: Path, entry: SourceEntry) -> str:
     """SHA-256 of a file, or over names and digests of a folder's files; servers are added, and so
     are the programs that a registry names, wherever they lie."""
-    parts = _digests(path, entry.layout == "servers")
+    parts = digests_of(path, entry.layout == "servers")
     if entry.servers:
-        parts += _digests(resolve_path(entry.servers), True)
+        parts += digests_of(resolve_path(entry.servers), True)
     if len(parts) == 1:
         return parts[0][1]
     return hashlib.sha256("".join(f"{name}:{part}\n" for name, part in parts).encode()).hexdigest()
 
 
-def _digests(path: Path, holds_servers: bool) -> list[tuple[str, str]]:
+def digests_of(path: Path, holds_servers: bool) -> list[tuple[str, str]]:
     """(name, SHA-256) of each file; empty where nothing is there."""
     if path.is_dir():
         return [

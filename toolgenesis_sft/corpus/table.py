@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolgenesis_sft.corpus.drops import Drops
-from toolgenesis_sft.corpus.shingles import NUM_PERMUTATIONS, Signature, near_duplicates
+from toolgenesis_sft.corpus.shingles import NUM_PERMUTATIONS, near_duplicates
 from toolgenesis_sft.corpus.tokens import Measured
 from toolgenesis_sft.records import ChatSample
 
@@ -67,7 +67,7 @@ class Table:
         source: str,
         kind: str,
         digest: int,
-        signature: Signature | None = None,
+        signature: NDArray[np.uint32] | None = None,
     ) -> None:
         self._file.write(line)
         if signature is not None:
@@ -85,6 +85,10 @@ class Table:
             for row, line in enumerate(file):
                 if self.kept[row]:
                     yield row, line
+
+    def digest(self, row: int) -> str:
+        """Of the conversation, as hexadecimal text: what a row is chosen by, wherever it lies."""
+        return f"{self._digests[row]:016x}"
 
     def drop(self, row: int, reason: str, drops: Drops, detail: str = "") -> None:
         self.kept[row] = False

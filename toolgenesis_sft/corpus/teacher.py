@@ -26,7 +26,7 @@ from toolgenesis_sft.config import Generate, Recipe, Teacher
 from toolgenesis_sft.corpus.drops import Drops
 from toolgenesis_sft.corpus.pairs import Pair, of_scenario, training_scenarios
 from toolgenesis_sft.corpus.servers import Server
-from toolgenesis_sft.corpus.shingles import code_shingles, signature
+from toolgenesis_sft.corpus.shingles import code_shingles, signatures
 from toolgenesis_sft.errors import HarnessFault
 from toolgenesis_sft.generation.coder_agent import coder_agent
 from toolgenesis_sft.generation.direct import direct
@@ -232,13 +232,13 @@ def most_diverse(servers: Sequence[Server], teacher: Teacher, drops: Drops) -> l
             by_slug[server.pair.slug].append(server)
     surplus: set[str] = set()
     for candidates in by_slug.values():
-        signatures = np.stack([signature(code_shingles(s.pair.code)) for s in candidates])
+        theirs = signatures([code_shingles(server.pair.code) for server in candidates])
         likeness = np.full(len(candidates), -1.0)  # to the nearest one taken
         taken: list[int] = []
         while len(taken) < min(teacher.keep_per_scenario, len(candidates)):
             chosen = int(np.argmin(likeness))
             taken.append(chosen)
-            likeness = np.maximum(likeness, (signatures == signatures[chosen]).mean(axis=1))
+            likeness = np.maximum(likeness, (theirs == theirs[chosen]).mean(axis=1))
             likeness[taken] = np.inf
         surplus |= {s.pair.id for n, s in enumerate(candidates) if n not in taken}
     for pair_id in sorted(surplus):

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from toolgenesis_sft.corpus.calls import (
     INVALID_CALL,
@@ -68,8 +68,7 @@ class Conversation:
     tools: tuple[ToolSchema, ...]
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """One entry of a layout, before neighbours are merged. role `call` is an assistant's call."""
 
     role: str
@@ -206,7 +205,7 @@ def _conversation(turns: Iterable[Turn], tools: tuple[ToolSchema, ...]) -> Conve
     merged: list[Turn] = []
     for turn in turns:
         if turn.role == "call":
-            turn = replace(turn, role="assistant")
+            turn = turn._replace(role="assistant")
         if turn.role == "user" and not turn.text.strip():
             raise Unfit("empty question", "a user says nothing")
         before = merged[-1] if merged else None
@@ -269,7 +268,7 @@ def _openai_turns(entry: dict[str, Json]) -> list[Turn]:
         return [Turn("call", text, tuple(map(call_of, calls)))]
     turns = _text_turns(str(entry["role"]), text)
     call_id = entry.get("tool_call_id")
-    return [replace(turn, call_id=call_id) for turn in turns] if call_id else turns
+    return [turn._replace(call_id=call_id) for turn in turns] if call_id else turns
 
 
 def _text_turns(speaker: str, text: str) -> list[Turn]:

@@ -28,7 +28,7 @@ from toolgenesis_sft.scoring.strict import score_server
 from toolgenesis_sft.scoring.unit_tests import same
 
 SETTINGS = Score(layers=("L1", "L2"), launch_attempts=1)
-RULES_VERSION = 1  # a new one verifies everything again
+RULES_VERSION = 2  # a new one verifies everything again
 
 
 class Finding(Record):
@@ -38,7 +38,8 @@ class Finding(Record):
 
 
 class Verification(Finding):
-    """`reason` is empty where the server holds what it claims; `tools` are the live ones."""
+    """`reason` is empty where the server holds what it claims; `tools` are the live ones.
+    ut_hard: over the tests that any server can pass; None where there are none."""
 
     reason: str = ""
     detail: str = ""
@@ -175,14 +176,20 @@ def _run_unit_tests(
             key=key, reason=f"verification: does not launch ({launch.reason})", detail=detail
         )
     figures = {
-        name: scores.figures[name].value
-        for name in ("schema_f1", "ut_hard")
-        if name in scores.figures
+        "schema_f1": scores.figures["schema_f1"].value,
+        "ut_hard": scores.details.get("ut_hard_answerable"),
     }
-    failed = [name for name, value in figures.items() if (value or 0.0) < getattr(thresholds, name)]
+    failed = [
+        name
+        for name, value in figures.items()
+        if value is not None and value < getattr(thresholds, name)
+    ]
+    too_slow = any(result.get("fault") == "call_timeout" for result in evidence["unit_tests"])
     return Verification(
         key=key,
-        reason=f"verification: {failed[0]} is too low" if failed else "",
+        reason=f"verification: {failed[0]} is too low{' (call_timeout)' * too_slow}"
+        if failed
+        else "",
         detail=f"{failed[0]} {figures[failed[0]]:.2f}" if failed else "",
         tools=_live_tools(evidence["tools"]),
         **figures,

@@ -158,13 +158,16 @@ def taxonomy(study: Study, test_faults: TestFaults) -> list[FaultCount]:
     for contestant, scenarios, slugs in groups(study):
         found: defaultdict[tuple[str, Outcome, str], Counter[str]] = defaultdict(Counter)
         for slug in slugs:
+            hit: set[tuple[int, tuple[str, Outcome, str]]] = set()  # one fault may end many figures
             for figure in study.figures:
                 if not study.applies(slug, figure):
                     continue
-                for score in study.figure(contestant, slug, figure):
+                for sample, score in enumerate(study.figure(contestant, slug, figure)):
                     if score.outcome in (Outcome.MODEL_FAULT, Outcome.HARNESS_FAULT):
                         where = "program" if score.reason in NO_PROGRAM else figure
-                        found[where, score.outcome, kind_of(score.reason)][slug] = 1
+                        hit.add((sample, (where, score.outcome, kind_of(score.reason))))
+            for _, fault in hit:
+                found[fault][slug] += 1
             for kind, count in test_faults.get(contestant, {}).get(slug, {}).items():
                 found["unit test", Outcome.MODEL_FAULT, kind][slug] += count
         rows += [

@@ -7,7 +7,7 @@ screen reader reads instead of the shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup, escape
 
@@ -15,6 +15,7 @@ from toolgenesis_sft.reporting.contrasts import Contrast
 from toolgenesis_sft.reporting.curves import LossCurve
 
 Points = Sequence[tuple[int, float]]
+Scale = Callable[[float], float]
 
 
 def loss_chart(curve: LossCurve) -> Markup:
@@ -22,7 +23,7 @@ def loss_chart(curve: LossCurve) -> Markup:
     width, height, left, right, top, bottom = 1060, 320, 46, 16, 14, 36
     published = curve.published.points if curve.published else ()
     every = [*curve.train, *curve.validation, *published]
-    last = max(step for step, _ in every)
+    last = max(1, *(step for step, _ in every))
     ticks_y = nice_ticks(0.0, max(loss for _, loss in every))
     ticks_x = [tick for tick in nice_ticks(0.0, float(last)) if tick <= last]
 
@@ -50,13 +51,13 @@ def loss_chart(curve: LossCurve) -> Markup:
         parts += [_dot(x(step), y(loss), "dot published") for step, loss in published]
     first_loss, last_loss = curve.train[0][1], curve.train[-1][1]
     description = (
-        f"Loss falls from {first_loss:.3f} at step {curve.train[0][0]}"
+        f"Loss goes from {first_loss:.3f} at step {curve.train[0][0]}"
         f" to {last_loss:.3f} at step {curve.train[-1][0]}."
     )
     if curve.published:
         ends = f"{published[0][1]:.3f} to {published[-1][1]:.3f}"
         description += f" The published run goes from {ends} in {published[-1][0]} steps."
-    return _svg(width, height, "Training loss by optimizer step", description, parts)
+    return _svg(width, height, "Training loss by optimizer step", description, parts, "chart wide")
 
 
 def dumbbells(contrast: Contrast, labels: dict[str, str]) -> Markup:
@@ -142,10 +143,17 @@ def nice_ticks(low: float, high: float, at_most: int = 6) -> list[float]:
     return [low + step * i for i in range(math.ceil(span / step - 1e-9) + 1)]
 
 
-def _svg(width: int, height: int, title: str, description: str, parts: Iterable[Markup]) -> Markup:
+def _svg(
+    width: int,
+    height: int,
+    title: str,
+    description: str,
+    parts: Iterable[Markup],
+    css_class: str = "chart",
+) -> Markup:
     label = escape(f"{title}. {description}")
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-        width, height, label
+    return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
+        css_class, width, height, label
     ) + Markup("").join([*parts, Markup("</svg>")])
 
 
@@ -161,8 +169,6 @@ def _dot(x: float, y: float, css_class: str, radius: float = 3.5) -> Markup:
     )
 
 
-def _line(points: Points, x: object, y: object, css_class: str) -> Markup:
-    assert callable(x)
-    assert callable(y)
+def _line(points: Points, x: Scale, y: Scale, css_class: str) -> Markup:
     path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
     return Markup('<polyline class="{}" points="{}"/>').format(css_class, path)

@@ -7,6 +7,8 @@ keeps the chance of any false finding below stats.ALPHA. Other sets are describe
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -23,16 +25,25 @@ from toolgenesis_sft.reporting.duels import (
     differences_of,
     duels_of,
     figures_of,
+    is_memorised,
     num_unscored,
     pairs_of,
-    was_trained,
 )
 from toolgenesis_sft.reporting.report import load_report
 from toolgenesis_sft.reporting.study import ScenarioSet
-from toolgenesis_sft.runs import RunFolder, read_json, sha256_file, write_json, write_text
+from toolgenesis_sft.runs import (
+    RunFolder,
+    make_folder,
+    read_json,
+    sha256_file,
+    write_json,
+    write_text,
+)
 
 RESAMPLES = 5000
 BLOCKING = ("benchmark_digest", "tasks_digest", "profile")
+Verdict = Literal["better", "worse", "not_shown", "described"]
+MAX_SHOWN = 40  # characters of a setting in the terminal
 MAX_LISTED = 30  # servers listed a figure and side; comparison.json has them all
 
 
@@ -52,8 +63,8 @@ class FigureComparison(Difference):
 
     p_holm: float | None
     ci_family: tuple[float, float]
-    smallest_detectable: float
-    verdict: Literal["better", "worse", "not_shown", "described"]
+    smallest_detectable: float | None
+    verdict: Verdict
     won: tuple[str, ...]
     lost: tuple[str, ...]
 
@@ -84,7 +95,8 @@ def compare(folders: list[Path], force: bool) -> Comparison:
     Raises UserError where the runs cannot be compared (other benchmark, other profile, figures
     that the harness still owes), unless `force`; the comparison then names what differs.
     """
-    runs = [_load(folder) for folder in folders]
+    names = Counter(folder.resolve().name for folder in folders)
+    runs = [_load(f, f.resolve().name if names[f.resolve().name] == 1 else str(f)) for f in folders]
     settings = tuple(_differing_settings(runs))
     refused = [setting for setting in settings if setting.blocking]
     if refused and not force:
@@ -116,7 +128,7 @@ def compare(folders: list[Path], force: bool) -> Comparison:
                 b=str(duel.b),
                 scenarios=duel.scenarios,
                 tested=duel.tested,
-                memorisation=duel.scenarios == "train" and was_trained(duel.b),
+                memorisation=is_memorised(duel),
                 num_servers=len(duel.slugs),
                 num_unscored=num_unscored(duel),
                 figures=tuple(
@@ -134,7 +146,7 @@ def significance(differences: list[stats.Floats]) -> list[float]:
     return stats.holm([stats.sign_flip_p(difference) for difference in differences])
 
 
-def _load(folder: Path) -> Loaded:
+def _load(folder: Path, name: str) -> Loaded:
     run = RunFolder(folder)
     if not run.report_json.exists():
         raise UserError(
@@ -151,14 +163,27 @@ def _load(folder: Path) -> Loaded:
             "was scored again after its report",
             "run `toolgenesis-sft report` on it again",
         )
-    return Loaded(folder, report, analysis)
+    return Loaded(folder, name, report, analysis)
 
 
 def _differing_settings(runs: list[Loaded]) -> Iterator[Setting]:
-    facts = [_facts(run) for run in runs]
-    for name in dict.fromkeys(name for fact in facts for name in fact):
-        values = tuple(_shown(fact.get(name)) for fact in facts)
-        if len(set(values)) > 1:
+    """What was scored and with what; then the recipes, of those runs that have one."""
+    facts: list[Json] = [_facts(run) for run in runs]
+    yield from _differences(facts)
+    recipes = [_recipe(run) for run in runs]
+    known = {name for fact in facts for name in fact}
+    yield from (setting for setting in _differences(recipes) if setting.name not in known)
+    has_one = tuple("none" if recipe is None else "config.json" for recipe in recipes)
+    if len(set(has_one)) > 1:
+        yield Setting(name="recipe", values=has_one, blocking=False)
+
+
+def _differences(facts: list[Json]) -> Iterator[Setting]:
+    """Settings that are not the same in all facts that are there."""
+    known = [fact for fact in facts if fact is not None]
+    for name in dict.fromkeys(name for fact in known for name in fact):
+        if len({_shown(fact.get(name)) for fact in known}) > 1:
+            values = tuple(_shown(fact.get(name) if fact else None) for fact in facts)
             yield Setting(name=name, values=values, blocking=name in BLOCKING)
 
 
@@ -167,21 +192,25 @@ def _shown(value: Json) -> str:
 
 
 def _facts(run: Loaded) -> dict[str, Json]:
-    """What a run was made with, flat: the scorer's settings, the recipe, commit and versions."""
+    """The scorer's settings, its commit and its versions, flat."""
     facts: dict[str, Json] = {
         "benchmark_digest": run.report.benchmark_digest,
         "profile": run.report.profile,
     }
-    for name in ("score.json", "config.json"):
-        path = run.folder / name
-        if path.exists():
-            for key, value in _flat(read_json(path)):
-                facts.setdefault(key, value)
+    path = run.folder / "score.json"
+    if path.exists():
+        facts = dict(_flat(read_json(path))) | facts
     score = run.report.provenance.get("score")
     if isinstance(score, dict):
-        for key, value in _flat({k: score.get(k) for k in ("commit", "versions", "sandbox")}):
-            facts.setdefault(f"score.{key}", value)
+        told = {name: score.get(name) for name in ("commit", "versions", "sandbox")}
+        facts |= {f"score.{name}": value for name, value in _flat(told)}
     return facts
+
+
+def _recipe(run: Loaded) -> Json:
+    """The recipe's fields, flat; None for a folder that was scored without one."""
+    path = run.folder / "config.json"
+    return dict(_flat(read_json(path))) if path.exists() else None
 
 
 def _flat(tree: Json, prefix: str = "") -> Iterator[tuple[str, Json]]:
@@ -198,31 +227,24 @@ def _compared(
     pairs = pairs_of(duel, figure)
     a = np.array([x for _, x, _ in pairs])
     b = np.array([y for _, _, y in pairs])
-    difference = b - a
-    result = stats.paired(a, b, RESAMPLES)
+    # So many that ten of them lie beyond either end of the family's interval.
+    resamples = max(RESAMPLES, math.ceil(20 * num_tests / stats.ALPHA))
+    found = Difference.of(figure, a, b, resamples)
+    verdict: Verdict = "described"
+    if p_holm is not None and p_holm < stats.ALPHA:
+        verdict = "better" if found.difference > 0 else "worse"
+    elif p_holm is not None:
+        verdict = "not_shown"
     family_level = 1 - stats.ALPHA / max(num_tests, 1)
-    verdict: Literal["better", "worse", "not_shown", "described"] = "described"
-    if p_holm is not None:
-        found = "better" if result.difference > 0 else "worse"
-        verdict = found if p_holm < stats.ALPHA else "not_shown"  # type: ignore[assignment]
-    low, high = stats.intervals(difference[:, None], RESAMPLES, family_level)[0]
+    low, high = stats.intervals((b - a)[:, None], resamples, family_level, stats.DIFFERENCES)[0]
     if verdict == "not_shown":
         low, high = min(low, 0.0), max(high, 0.0)
     changed = sorted(pairs, key=lambda pair: pair[1] - pair[2])
     return FigureComparison(
-        figure=figure,
-        a=float(a.mean()),
-        b=float(b.mean()),
-        difference=result.difference,
-        ci95=result.ci95,
-        p=result.p,
-        wins=result.wins,
-        losses=result.losses,
-        ties=result.ties,
-        num_servers=len(pairs),
+        **found.model_dump(),
         p_holm=p_holm,
         ci_family=(low, high),
-        smallest_detectable=stats.smallest_detectable(difference, max(num_tests, 1)),
+        smallest_detectable=stats.smallest_detectable(b - a, max(num_tests, 1)),
         verdict=verdict,
         won=tuple(slug for slug, x, y in changed if y > x),
         lost=tuple(slug for slug, x, y in reversed(changed) if y < x),
@@ -236,15 +258,35 @@ def sentence(figure: FigureComparison) -> str:
         return f"{figure.verdict} by {abs(100 * figure.difference):.1f} points"
     if figure.verdict == "described":
         return "not tested"
-    return (
-        f"no difference shown: {page.points_text(low)} to {page.points_text(high)} points remain"
-        f" possible; {100 * figure.smallest_detectable:.0f} points or more would show"
+    could = (
+        "no difference could show on so few servers"
+        if figure.smallest_detectable is None
+        else f"{100 * figure.smallest_detectable:.0f} points or more would show"
         f" {100 * stats.POWER:.0f} times in 100"
     )
+    return (
+        f"no difference shown: {page.points_text(low)} to {page.points_text(high)} points remain"
+        f" possible; {could}"
+    )
+
+
+def _points(value: float) -> str:
+    """For terminals of any encoding."""
+    return page.points_text(value).replace("\N{MINUS SIGN}", "-")
+
+
+def _cut(values: tuple[str, ...]) -> list[str]:
+    """Values for a terminal; long ones that begin alike from where they differ."""
+    shown = [page.plain(value) for value in values]
+    apart = next((i for i, chars in enumerate(zip(*shown, strict=False)) if len(set(chars)) > 1), 0)
+    if apart > MAX_SHOWN // 2:
+        shown = [f"...{value[apart - 8 :]}" for value in shown]
+    return [value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}..." for value in shown]
 
 
 def write(comparison: Comparison, out: Path) -> None:
     """comparison.json and comparison.html."""
+    make_folder(out)
     write_json(out / "comparison.json", comparison.model_dump(mode="json"))
     html = page.render_template(
         "comparison.html.j2",
@@ -263,19 +305,21 @@ def table(comparison: Comparison) -> str:
         tested = "" if pair.tested else " (described, not tested)"
         memory = ", memorisation" if pair.memorisation else ""
         lines += [
-            f"{page.plain(pair.b)}  against  {page.plain(pair.a)}",
-            f"{pair.num_servers} {page.SCENARIOS[pair.scenarios]}{memory}{tested}",
+            f"a  {page.plain(pair.a)}",
+            f"b  {page.plain(pair.b)}",
+            f"{page.num_scenarios(pair.num_servers, pair.scenarios)}{memory}{tested}",
             f"  {'figure':<13}{'a':>7}{'b':>7}{'b - a':>8}{'95 % interval':>17}{'p Holm':>8}"
             f"{'won/lost':>10}{'could show':>12}  verdict",
         ]
         for figure in pair.figures:
-            low, high = (f"{100 * bound:+.1f}" for bound in figure.ci95)
+            low, high = map(_points, figure.ci95)
             p = "-" if figure.p_holm is None else f"{figure.p_holm:.3f}"
+            least = figure.smallest_detectable
+            could = "nothing" if least is None else f"{100 * least:.1f}"
             lines.append(
                 f"  {page.TITLES[figure.figure]:<13}{figure.a:>7.3f}{figure.b:>7.3f}"
-                f"{100 * figure.difference:>+8.1f}{f'{low} to {high}':>17}{p:>8}"
-                f"{f'{figure.wins}/{figure.losses}':>10}"
-                f"{100 * figure.smallest_detectable:>12.1f}  {page.words(figure.verdict)}"
+                f"{_points(figure.difference):>8}{f'{low} to {high}':>17}{p:>8}"
+                f"{f'{figure.wins}/{figure.losses}':>10}{could:>12}  {page.words(figure.verdict)}"
             )
         if pair.num_unscored:
             lines.append(f"  {pair.num_unscored} servers are left out: the harness owes a score")
@@ -290,8 +334,7 @@ def table(comparison: Comparison) -> str:
         lines.append("What else differs between the runs:")
         for setting in comparison.settings:
             mark = "!" if setting.blocking else " "
-            values = " | ".join(page.plain(value)[:40] for value in setting.values)
-            lines.append(f" {mark}{setting.name}: {values}")
+            lines.append(f" {mark}{setting.name}: {' | '.join(_cut(setting.values))}")
         if any(setting.blocking for setting in comparison.settings):
             lines.append(
                 "Settings marked ! make the figures above incomparable (--force was given)."

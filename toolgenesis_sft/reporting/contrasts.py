@@ -12,19 +12,24 @@ from toolgenesis_sft.reporting.study import Contestant, ScenarioSet, Study
 from toolgenesis_sft.reporting.values import Values
 
 
-class Difference(Record):
+class Difference(stats.Paired):
     """A paired difference of one figure; `num_servers` have a value on both sides."""
 
     figure: FigureName
     a: float
     b: float
-    difference: float
-    ci95: tuple[float, float]
-    p: float
-    wins: int
-    losses: int
-    ties: int
     num_servers: int
+
+    @classmethod
+    def of(cls, figure: FigureName, a: stats.Floats, b: stats.Floats, resamples: int) -> Difference:
+        """From the values of both sides, [servers] each, at least one."""
+        return cls(
+            figure=figure,
+            a=float(a.mean()),
+            b=float(b.mean()),
+            num_servers=len(a),
+            **stats.paired(a, b, resamples).model_dump(),
+        )
 
 
 class Contrast(Record):
@@ -50,30 +55,16 @@ def contrast(
     differences = []
     slugs = tuple(slugs)
     for figure in values[a]:
-        side_a, side_b = values[a][figure], values[b].get(figure, {})
+        of_a, of_b = values[a][figure], values[b].get(figure, {})
         pairs = [
             (x, y)
             for slug in slugs
-            if (x := side_a.get(slug)) is not None and (y := side_b.get(slug)) is not None
+            if (x := of_a.get(slug)) is not None and (y := of_b.get(slug)) is not None
         ]
         if not pairs:
             continue
-        matrix = np.array(pairs)
-        result = stats.paired(matrix[:, 0], matrix[:, 1], resamples)
-        differences.append(
-            Difference(
-                figure=figure,
-                a=float(matrix[:, 0].mean()),
-                b=float(matrix[:, 1].mean()),
-                difference=result.difference,
-                ci95=result.ci95,
-                p=result.p,
-                wins=result.wins,
-                losses=result.losses,
-                ties=result.ties,
-                num_servers=len(pairs),
-            )
-        )
+        side_a, side_b = np.array(pairs).T
+        differences.append(Difference.of(figure, side_a, side_b, resamples))
     return Contrast(
         a=str(a),
         b=str(b),

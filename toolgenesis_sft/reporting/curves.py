@@ -6,6 +6,7 @@ import json
 import math
 
 from toolgenesis_sft.config import Report
+from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Record
 from toolgenesis_sft.reporting.published import PublishedLoss, published_loss
 from toolgenesis_sft.reporting.study import Study
@@ -24,16 +25,26 @@ class LossCurve(Record):
 def loss_curve(study: Study, settings: Report) -> LossCurve | None:
     """None for a folder that was not trained in. A step that was run twice (after a resume)
     shows its last value."""
-    if not study.folder.metrics.exists():
+    path = study.folder.metrics
+    if not path.exists():
         return None
     train: dict[int, float] = {}
     validation: dict[int, float] = {}
-    for line in study.folder.metrics.read_bytes().split(b"\n")[:-1]:
-        entry = json.loads(line)
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            entry = json.loads(line)
+            step = int(entry["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}: line {number}",
+                line[:60].decode(errors="replace"),
+                "is no JSON object with a step",
+                "remove the line",
+            ) from error
         for name, points in (("loss", train), ("val_loss", validation)):
             value = entry.get(name)
             if isinstance(value, int | float) and math.isfinite(value):
-                points[int(entry["step"])] = float(value)
+                points[step] = float(value)
     if not train:
         return None
     return LossCurve(

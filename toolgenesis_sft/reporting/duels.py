@@ -18,7 +18,10 @@ SCENARIO_SETS: tuple[ScenarioSet, ...] = ("held_out", "train", "all")
 
 
 class Loaded(NamedTuple):
+    """A run that is compared; `name` tells it from the others."""
+
     folder: Path
+    name: str
     report: RunReport
     analysis: Analysis
 
@@ -30,7 +33,7 @@ class Side(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.run.folder.name}: {self.name}"
+        return f"{self.run.name}: {self.name}"
 
 
 class Duel(NamedTuple):
@@ -166,5 +169,11 @@ def num_unscored(duel: Duel) -> int:
     )
 
 
-def was_trained(side: Side) -> bool:
-    return side.name.startswith(f"{TRAINED}/") and bool(side.run.analysis.trained_on)
+def is_memorised(duel: Duel) -> bool:
+    """Whether one side was trained on all of these scenarios."""
+    return any(
+        set(duel.slugs) <= set(side.run.analysis.trained_on)
+        for side in (duel.a, duel.b)
+        for group in side.run.report.groups
+        if group.memorisation and f"{group.model}/{group.strategy}" == side.name
+    )

@@ -7,6 +7,7 @@ only inside a JSON block.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -74,10 +75,10 @@ def detail(study: Study, key: Key) -> dict[str, Json]:
     found = read_evidence(study, score) if score else {}
     shown: dict[str, Json] = {name: value for name, value in found.items() if name in SHOWN}
     if prediction is not None:
-        parsed = parse_prediction(prediction)
-        shown.setdefault("code", parsed.code)
-        shown.setdefault("fault", parsed.fault)
-        if parsed.code is None or parsed.code.strip() != prediction.completion.strip():
+        if not {"code", "fault"} <= found.keys():  # the evidence has what the scorer parsed
+            parsed = parse_prediction(prediction)
+            shown = {"code": parsed.code, "fault": parsed.fault} | shown
+        if str(shown["code"] or "").strip() != prediction.completion.strip():
             shown["completion"] = prediction.completion
         shown["schema_completion"] = prediction.schema_completion
         shown["turns"] = [turn.model_dump(mode="json") for turn in prediction.turns]
@@ -139,7 +140,10 @@ def scenario_detail(study: Study) -> dict[str, Json]:
 
 
 def cut(value: Json) -> Json:
-    """Long texts end with a mark that says how much is missing."""
+    """Long texts end with a mark that says how much is missing; a number that JSON has no word for
+    (Python's own reader takes NaN from a model's server) becomes its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, str) and len(value) > MAX_TEXT:
         return value[:MAX_TEXT] + f"\n... {len(value) - MAX_TEXT:,} more characters"
     if isinstance(value, list):

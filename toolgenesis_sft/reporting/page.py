@@ -17,7 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from toolgenesis_sft.records import FIGURES, FigureName, GroupSummary, Json, RunReport
+from toolgenesis_sft.records import BEFORE, FIGURES, FigureName, GroupSummary, Json, RunReport
 from toolgenesis_sft.reporting import charts, evidence
 from toolgenesis_sft.reporting.analysis import Analysis
 from toolgenesis_sft.reporting.breakdown import SideFigure
@@ -45,6 +45,7 @@ MEANINGS: dict[str, str] = {
     "capability_boundary": "It can do, and tries, nothing that its task does not call for.",
     "task_utility": "Whole tasks, replayed on the server, end as they should.",
 }
+MODELS = {BEFORE: "before training"}
 STRATEGIES: dict[str, str] = {
     "direct": "direct",
     "direct_two_calls": "direct, schema first",
@@ -57,16 +58,13 @@ SETS: dict[str, str] = {
     "train": "training",
     "all": "all",
 }
-SCENARIOS: dict[str, str] = {
-    "held_out": "held-out scenarios",
-    "train": "training scenarios",
-    "all": "scenarios in all",
-}
 OUTCOMES = ("scored", "model_fault", "not_reached", "harness_fault")
 
 
 def write(study: Study, report: RunReport, analysis: Analysis) -> None:
-    write_text(study.folder.report_html, render(study, report, analysis))
+    # A benchmark file may hold half of a surrogate pair, which UTF-8 has no bytes for.
+    html = render(study, report, analysis).encode("utf-8", errors="replace").decode()
+    write_text(study.folder.report_html, html)
 
 
 def render(study: Study, report: RunReport, analysis: Analysis) -> str:
@@ -147,10 +145,12 @@ def _environment() -> Environment:
         meanings=MEANINGS,
         strategies=STRATEGIES,
         sets=SETS,
-        scenario_sets=SCENARIOS,
+        num_scenarios=num_scenarios,
         outcomes=OUTCOMES,
     )
-    environment.filters.update(score=score_text, points=points_text, words=words)
+    environment.filters.update(
+        score=score_text, points=points_text, words=words, model=model_title, row=row_title
+    )
     return environment
 
 
@@ -160,7 +160,13 @@ def score_text(value: float | None) -> str:
 
 def points_text(value: float) -> str:
     """A difference in points of 100, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    points = round(100 * value, 1) + 0.0  # adding 0 takes the sign from a rounded -0.04
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def num_scenarios(count: int, scenarios: str) -> str:
+    kind = {"held_out": "held-out ", "train": "training ", "all": ""}[scenarios]
+    return f"{count} {kind}scenario{'' if count == 1 else 's'}"
 
 
 def strategy_title(name: str) -> str:
@@ -173,7 +179,18 @@ def plain(text: str) -> str:
 
 
 def words(name: str) -> str:
+    """Of our own names; a model's or a folder's keeps its underscores."""
     return name.replace("_", " ")
+
+
+def model_title(model: str) -> str:
+    return MODELS.get(model, model)
+
+
+def row_title(name: str) -> str:
+    """Of a row's name, `model/strategy`."""
+    model, _, strategy = name.rpartition("/")
+    return f"{model_title(model)}, {strategy_title(strategy)}"
 
 
 def embedded(value: Json) -> Markup:
@@ -226,10 +243,12 @@ def server_rows(study: Study) -> tuple[dict[str, Json], list[str]]:
     head: dict[str, Json] = {
         "figures": list(study.figures),
         "titles": TITLES,
+        "models": MODELS,
         "sets": SETS,
         "strategies": STRATEGIES,
         "samples": max(study.num_samples.values()),
-        "memorised": sorted(study.trained_on),
+        "trained_on": sorted(study.trained_on),
+        "trained": [c.model for c in study.contestants if study.memorised(c, "train")],
         "rows": rows,
     }
     return head, details
@@ -245,7 +264,7 @@ def group_key(group: GroupSummary) -> str:
 def group_title(group: GroupSummary) -> str:
     memorised = " (memorisation)" if group.memorisation else ""
     return (
-        f"{words(group.model)} · {STRATEGIES[group.strategy]} ·"
+        f"{model_title(group.model)} · {STRATEGIES[group.strategy]} ·"
         f" {SETS[group.scenarios]} scenarios{memorised}"
     )
 
@@ -270,7 +289,7 @@ def leading_group(report: RunReport) -> GroupSummary:
     """The row that the page speaks about first: the trained model on held-out scenarios."""
 
     def order(group: GroupSummary) -> tuple[bool, bool]:
-        return (group.model != "before_training", group.scenarios == "held_out")
+        return (group.model != BEFORE, group.scenarios == "held_out")
 
     return max(report.groups, key=order)
 
@@ -289,8 +308,8 @@ def headline(report: RunReport) -> str:
         for figure, phrase in told
         if (summary := group.figures.get(figure)) is not None and summary.mean_all is not None
     )
-    who = f"{words(group.model)}, {strategy_title(group.strategy)}"
-    sentence = f"{who}: on {group.num_servers} {SCENARIOS[group.scenarios]} {said}."
+    who = row_title(f"{group.model}/{group.strategy}")
+    sentence = f"{who}: on {num_scenarios(group.num_servers, group.scenarios)} {said}."
     sentence = sentence[0].upper() + sentence[1:]
     for other in report.groups:
         if (other.model, other.strategy) == (group.model, group.strategy) and other.memorisation:

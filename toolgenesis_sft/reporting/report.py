@@ -7,9 +7,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from toolgenesis_sft.config import Recipe, Report
-from toolgenesis_sft.errors import Outcome
+from toolgenesis_sft.errors import Outcome, UserError
 from toolgenesis_sft.records import (
     FIGURES,
     FigureName,
@@ -208,8 +209,8 @@ def notes(study: Study, groups: tuple[GroupSummary, ...]) -> list[str]:
         "The benchmark is the denominator: a model fault and a layer that was not reached count as"
         " 0 in every mean over all servers; the means over reached servers leave them out.",
         f"Intervals are 95 % percentile bootstrap intervals over servers"
-        f" (seed {stats.SEED}); where all servers agree the interval has no width, which is no"
-        " proof that the next server would agree too.",
+        f" (seed {stats.SEED}); where all servers agree, the exact binomial bound: what so few"
+        " servers could have missed.",
     ]
     if study.trained_on:
         lines.append(
@@ -300,7 +301,7 @@ def _line(name: str, n: str, cells: list[str], column: int) -> str:
 
 
 def _who(group: GroupSummary) -> str:
-    return f"{page.words(group.model)}, {page.strategy_title(group.strategy)}"
+    return page.row_title(f"{group.model}/{group.strategy}")
 
 
 def _mean_text(summary: FigureSummary | None) -> str:
@@ -320,6 +321,17 @@ def _number(value: float | None) -> str:
 
 
 def load_report(folder: Path) -> tuple[RunReport, Analysis]:
-    """A report that was written before, as `compare` needs it."""
-    report = RunReport.model_validate(read_json(RunFolder(folder).report_json))
-    return report, Analysis.model_validate(report.extra)
+    """A report that was written before, as `compare` needs it. Raises UserError where it is none,
+    or that of another version."""
+    path = RunFolder(folder).report_json
+    try:
+        report = RunReport.model_validate(read_json(path))
+        return report, Analysis.model_validate(report.extra)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            str(path),
+            ".".join(map(str, first["loc"])),
+            f"is not as this version writes it ({first['msg']})",
+            "run `toolgenesis-sft report` on its folder again",
+        ) from error

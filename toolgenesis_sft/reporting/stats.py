@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias
 
@@ -16,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from toolgenesis_sft.errors import Outcome
-from toolgenesis_sft.records import FigureScore
+from toolgenesis_sft.records import FigureScore, Record
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 SEED = 20_261
 ALPHA = 0.05
 POWER = 0.8
+DIFFERENCES = (-1.0, 1.0)  # the scale of a difference of two figures
 PASS = 0.5  # a figure of one server counts as passed from here on (funnel, alignment)
 EXACT_PAIRS = 14  # up to here all sign flips are enumerated (2^14), above they are drawn
 PERMUTATIONS = 10_000
@@ -57,11 +57,23 @@ def bootstrap_means(values: Floats, resamples: int) -> Floats:
 
 
 def intervals(
-    values: Floats, resamples: int, level: float = 1 - ALPHA
+    values: Floats,
+    resamples: int,
+    level: float = 1 - ALPHA,
+    scale: tuple[float, float] = (0.0, 1.0),
 ) -> list[tuple[float, float]]:
-    """Percentile bootstrap intervals of the column means, over servers. `values` [n, figures]."""
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    low, high = np.quantile(bootstrap_means(values, resamples), tails, axis=0)
+    """Percentile bootstrap intervals of the column means, over servers. `values` [n, figures].
+
+    Where all n servers agree, resampling them shows no spread and the bound is exact instead
+    (Clopper and Pearson's): a share q of servers at the other end of the scale stays unseen with
+    the chance (1 - q)^n, which is a tail of the level up to q = 1 - tail^(1/n).
+    """
+    tail = (1 - level) / 2
+    low, high = np.quantile(bootstrap_means(values, resamples), (tail, 1 - tail), axis=0)
+    unseen = 1 - tail ** (1 / len(values))
+    agreed = np.ptp(values, axis=0) == 0
+    low = np.where(agreed, values[0] + unseen * (scale[0] - values[0]), low)
+    high = np.where(agreed, values[0] + unseen * (scale[1] - values[0]), high)
     return [(round(float(a), 6), round(float(b), 6)) for a, b in zip(low, high, strict=True)]
 
 
@@ -140,9 +152,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-@dataclass(frozen=True)
-class Paired:
-    """A paired difference b - a over servers, in units of the figure (0..1)."""
+class Paired(Record):
+    """A paired difference b - a over servers, in units of the figure (0..1). b has the higher value
+    in `wins` of them."""
 
     difference: float
     ci95: tuple[float, float]
@@ -160,7 +172,7 @@ def paired(a: Floats, b: Floats, resamples: int) -> Paired:
     differences = b - a
     return Paired(
         difference=float(differences.mean()),
-        ci95=intervals(differences[:, None], resamples)[0],
+        ci95=intervals(differences[:, None], resamples, scale=DIFFERENCES)[0],
         p=sign_flip_p(differences),
         wins=int(np.count_nonzero(differences > 0)),
         losses=int(np.count_nonzero(differences < 0)),
@@ -168,17 +180,21 @@ def paired(a: Floats, b: Floats, resamples: int) -> Paired:
     )
 
 
-def smallest_detectable(differences: Floats, num_tests: int) -> float:
+def smallest_detectable(differences: Floats, num_tests: int) -> float | None:
     """The true difference that this many servers show with POWER at ALPHA / num_tests, two-sided.
+    None where no difference could be shown.
 
     (z_alpha + z_power) * sd / sqrt(n) from the observed spread of the differences, and never less
-    than the sign test's floor: k / n for the fewest servers k that must all turn from 0 to 1
-    before 2 * 0.5^k falls below the level. At most 1, the whole scale.
+    than the sign test's floor: the fewest servers k that must all change one way before 2 * 0.5^k
+    falls below the level, each by as much as those that changed do (where none did: from 0 to 1).
     """
     n = len(differences)
     level = ALPHA / num_tests
     normal = NormalDist()
-    spread = float(differences.std(ddof=1)) if n > 1 else 1.0
+    spread = float(differences.std(ddof=1)) if n > 1 else 0.0
     z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(POWER)
-    floor = math.ceil(math.log2(2 / level)) / n
-    return min(1.0, max(z * spread / math.sqrt(n), floor))
+    num_needed = math.ceil(math.log2(2 / level))
+    changed = np.abs(differences[differences != 0])
+    change = float(changed.mean()) if len(changed) else 1.0
+    smallest = max(z * spread / math.sqrt(n), change * num_needed / n)
+    return smallest if num_needed <= n and smallest <= 1 else None

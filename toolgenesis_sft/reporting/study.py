@@ -204,7 +204,8 @@ def study_folder(benchmark_path: Path, out: Path) -> Study:
 def asked_sets(
     benchmark: Benchmark, trained_on: frozenset[str], scenarios: str
 ) -> dict[ScenarioSet, tuple[str, ...]]:
-    """The scenarios that were asked for, by set; `all` is their union and always there.
+    """The scenarios that were asked for, by set, skill first; `all` is their union and always
+    there.
 
     `train` means those the model was trained on; without training data, the benchmark's split.
     """
@@ -218,8 +219,8 @@ def asked_sets(
     }[scenarios]
     asked = tuple(slug for slug in benchmark.slugs if slug in wanted)
     sets: dict[ScenarioSet, tuple[str, ...]] = {
-        "train": tuple(slug for slug in asked if slug in train),
         "held_out": tuple(slug for slug in asked if slug in held_out),
+        "train": tuple(slug for slug in asked if slug in train),
     }
     return {**{name: slugs for name, slugs in sets.items() if slugs and train}, "all": asked}
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 
@@ -47,8 +46,7 @@ REASONING = re.compile(r"\A\s*<think>\n?(.*?)\n*</think>\n*", re.DOTALL)
 CHAT_TEMPLATE: str = files(__package__).joinpath("chat_template.jinja").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A piece of the rendered conversation; `supervised` pieces carry the loss."""
 
     text: str
@@ -149,9 +147,9 @@ def _next_roles(message: Message) -> set[str]:
 
 
 def _content_fault(message: Message) -> str:
-    calls = "".join(call.model_dump_json() for call in message.tool_calls)
-    if token := _turn_token(message.content + calls):
-        return f"contains the control token {token}"
+    for text in (message.content, *[call.model_dump_json() for call in message.tool_calls]):
+        if token := _turn_token(text):
+            return f"contains the control token {token}"
     if message.role != "assistant":
         return "makes tool calls" if message.tool_calls else ""
     answer = REASONING.sub("", message.content)

@@ -33,13 +33,17 @@ showGroup();
 
 // ---- the list of servers ---------------------------------------------------------------------
 const data = readBlock("data-rows");
-const memorised = new Set(data.memorised);
+// Of a fault's name; what follows its colon is somebody else's text.
+const words = (fault) => fault.replace(/^[^:]*/, (name) => name.replaceAll("_", " "));
+const trainedOn = new Set(data.trained_on), trained = new Set(data.trained);
+const modelTitle = (model) => data.models[model] ?? model;
+const strategyTitle = (strategy) => data.strategies[strategy] ?? strategy;
+const setTitle = (set) => `${data.sets[set] ?? set} scenarios`;
 const rows = data.rows.map((row, index) => {
   const [slug, model, strategy, sample, set, domain, kind, values, outcomes, fault] = row;
-  const haystack = [slug, model, strategy, set, domain, kind, fault].join(" ").toLowerCase().replaceAll("_", " ");
+  const haystack = [slug, model, modelTitle(model), strategy, strategyTitle(strategy), setTitle(set), domain, kind, fault, words(fault)].join(" ").toLowerCase();
   return { index, slug, model, strategy, sample, set, domain, kind, values, outcomes, fault, haystack };
 });
-const words = (text) => text.replaceAll("_", " ");
 const columns = [
   { title: "Server", key: (row) => row.slug },
   { title: "Model", key: (row) => `${row.model} ${row.strategy} ${String(row.sample).padStart(4, "0")}` },
@@ -48,6 +52,7 @@ const columns = [
   ...data.figures.map((figure, place) => ({ title: data.titles[figure], num: true, key: (row) => row.values[place] ?? -1 })),
   { title: "First fault", key: (row) => row.fault },
 ];
+const manyStrategies = new Set(rows.map((row) => row.strategy)).size > 1;
 const state = { column: 0, descending: false, shown: [], drawn: 0 };
 const PAGE = 120;
 
@@ -63,15 +68,15 @@ function valueCell(row, place) {
 
 function drawRow(row) {
   const name = el("button", { type: "button", class: "open" }, row.slug);
-  const who = words(row.model) + (data.samples > 1 ? ` · ${row.sample}` : "");
-  const set = data.sets[row.set] || row.set;
+  const who = modelTitle(row.model) + (data.samples > 1 ? ` · ${row.sample}` : "");
+  const memorised = trained.has(row.model) && trainedOn.has(row.slug);
   const line = el("tr", { "data-index": row.index },
     el("td", {}, name),
-    el("td", {}, who, " ", el("span", { class: "how" }, data.strategies[row.strategy] || row.strategy)),
-    el("td", {}, row.model === "trained" && memorised.has(row.slug) ? el("span", { class: "tag memory" }, "memorised") : set),
-    el("td", {}, row.domain),
+    el("td", {}, who, manyStrategies ? el("span", { class: "how" }, ` ${strategyTitle(row.strategy)}`) : null),
+    el("td", {}, memorised ? el("span", { class: "tag memory" }, "memorised") : data.sets[row.set] ?? row.set),
+    el("td", { class: "wrap" }, row.domain),
     ...data.figures.map((_, place) => el("td", { class: "num" }, valueCell(row, place))),
-    el("td", {}, words(row.fault)));
+    el("td", { class: "wrap" }, words(row.fault)));
   line.addEventListener("click", () => openDrawer(row.index));
   return line;
 }
@@ -91,7 +96,7 @@ function refresh() {
     (!who || `${row.model}/${row.strategy}` === who) && (!set || row.set === set) &&
     (!wanted || (wanted === "harness" ? row.outcomes.includes("h")
       : wanted === "perfect" ? row.values.every((v, i) => v === 1 || row.outcomes[i] === "-")
-        : (row.values[launch] > 0) === (wanted === "launched"))) &&
+        : row.outcomes[launch] !== "h" && (row.values[launch] > 0) === (wanted === "launched"))) &&
     terms.every((term) => row.haystack.includes(term)));
   const key = columns[state.column].key, sign = state.descending ? -1 : 1;
   const keyed = kept.map((row) => [key(row), row]);
@@ -113,8 +118,11 @@ byId("servers-head").append(...columns.map((column, place) => el("th", { scope: 
   } } }, column.title))));
 const option = (value, text) => el("option", { value }, text);
 const distinct = (values) => [...new Set(values)];
-byId("filter-row").append(option("", "All models"), ...distinct(rows.map((row) => `${row.model}/${row.strategy}`)).map((value) => option(value, words(value).replace("/", " · "))));
-byId("filter-set").append(option("", "All scenarios"), ...distinct(rows.map((row) => row.set)).map((value) => option(value, `${data.sets[value] || value} scenarios`)));
+byId("filter-row").append(option("", "All models"), ...distinct(rows.map((row) => `${row.model}/${row.strategy}`)).map((value) => {
+  const [, model, strategy] = value.match(/^(.*)\/(.*)$/s);
+  return option(value, `${modelTitle(model)} · ${strategyTitle(strategy)}`);
+}));
+byId("filter-set").append(option("", "All scenarios"), ...distinct(rows.map((row) => row.set)).map((value) => option(value, setTitle(value))));
 byId("filter-state").append(option("", "Any state"), option("launched", "Launched"), option("failed", "Not launched"), option("perfect", "All figures 1"), option("harness", "Harness faults"));
 for (const id of ["search", "filter-row", "filter-set", "filter-state"]) byId(id).addEventListener("input", refresh);
 const list = document.querySelector(".servers-scroll");
@@ -139,8 +147,8 @@ async function openDrawer(index) {
   const [detail, scenario] = await Promise.all([unpack(details[index]), unpack(scenarios[row.slug])]);
   if (opened !== index) return;
   byId("drawer-title").textContent = row.slug;
-  byId("drawer-line").textContent = [words(row.model), data.strategies[row.strategy] || row.strategy, data.samples > 1 ? `sample ${row.sample}` : "", `${data.sets[row.set] || row.set} scenarios`, row.domain, row.kind].filter(Boolean).join(" · ");
-  byId("drawer-body").replaceChildren(...drawServer(row, detail, scenario));
+  byId("drawer-line").textContent = [modelTitle(row.model), strategyTitle(row.strategy), data.samples > 1 ? `sample ${row.sample}` : "", setTitle(row.set), row.domain, row.kind].filter(Boolean).join(" · ");
+  byId("drawer-body").replaceChildren(...drawn(row, detail, scenario));
   const place = state.shown.indexOf(row);
   byId("previous").disabled = place <= 0;
   byId("next").disabled = place < 0 || place >= state.shown.length - 1;
@@ -177,10 +185,19 @@ function show(value) {
   return line.length <= 100 ? line : JSON.stringify(value, null, 2);
 }
 
+// Evidence of a shape that no scorer of ours writes is shown as it is.
+function drawn(row, detail, scenario) {
+  try {
+    return drawServer(row, detail, scenario);
+  } catch (error) {
+    return [el("p", { class: "banner harness" }, `The evidence cannot be drawn: ${error.message}`), el("pre", { class: "text" }, JSON.stringify(detail, null, 2))];
+  }
+}
+
 function drawServer(row, detail, scenario) {
   const parts = [];
   parts.push(el("div", { class: "chips" }, ...data.figures.map((figure, place) => el("div", { class: "chip" }, data.titles[figure], el("b", {}, valueCell(row, place)),
-    detail.reasons && detail.reasons[figure] ? el("small", {}, words(detail.reasons[figure])) : null))));
+    row.outcomes[place] === "n" ? el("small", { class: "unreached" }, "not reached, counts as 0") : detail.reasons[figure] ? el("small", {}, words(detail.reasons[figure])) : null))));
   if (detail.unreadable) parts.push(el("p", { class: "banner harness" }, `The evidence cannot be read: ${detail.unreadable}`));
   parts.push(...section("Scenario", el("pre", { class: "text prompt", tabindex: "0" }, scenario.prompt)));
   if (detail.code) {
