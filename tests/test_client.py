@@ -295,6 +295,14 @@ def test_no_more_requests_are_in_flight_than_allowed() -> None:
     assert server.num_connections <= 3  # kept from request to request
 
 
+def test_a_request_that_was_put_off_until_its_time_was_up_says_by_what() -> None:
+    later = Fault("status", 429, "too many requests", headers=("Retry-After: 30",))
+    with ScriptedServer(lambda body: later) as server:
+        client = ModelClient(server.url, "scripted", request_timeout_s=1)
+        with pytest.raises(HarnessFault, match=r"request_timeout.*status_429.*too many requests"):
+            ask(client)
+
+
 @pytest.mark.parametrize("kind", ["drip", "hang"])
 def test_after_a_request_that_was_given_up_the_next_one_is_answered(kind: str) -> None:
     async def go(url: str) -> str:

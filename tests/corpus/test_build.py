@@ -271,6 +271,29 @@ def test_sources_keep_their_weights(bench: Workbench) -> None:
     assert drops(bench.run())["left out to hold the weights"] == 8
     with pytest.raises(UserError, match="add up to 1"):
         bench.recipe(sources, f"data.weights={{benchmark: 0.5, {chats}: 0.4}}")
+    with pytest.raises(UserError, match="add up to 1"):
+        bench.recipe(sources, f"data.weights={{benchmark: .nan, {chats}: 0.5}}")
+    chats.write_text('{"messages": []}\n')
+    refused = refuse(bench.recipe(sources, weights, SERVERS_ONLY), bench)
+    assert "data.weights = chats: 0.5: no sample of this source is left" in refused
+    assert not (bench.run().data / "work").exists()
+
+
+def test_a_change_of_a_reference_server_builds_again(bench: Workbench) -> None:
+    """Overlap is looked for in it, though no source names it."""
+    chats = bench.root / "chats.jsonl"
+    rows = [
+        {"role": "user", "content": "What is a triangle?"},
+        {"role": "assistant", "content": "Three points, and the lines between them."},
+    ]
+    chats.write_text(json.dumps({"messages": rows}) + "\n")
+    recipe = bench.recipe(f"data.sources=[{chats}]")
+    build(recipe, bench.run())
+    before = read_json(bench.run().data / "manifest.json")["fingerprint"]
+    path = bench.servers / f"{HELD_OUT[0]}.py"
+    path.write_text(path.read_text() + "\n# one more line\n")
+    build(recipe, bench.run())
+    assert read_json(bench.run().data / "manifest.json")["fingerprint"] != before
 
 
 def test_a_sample_is_shown_with_its_supervised_part_marked(built) -> None:

@@ -112,6 +112,39 @@ def test_text_that_lost_characters_is_dropped_and_can_be_reported(bench: Workben
     assert counts == {"not Unicode text": 2, "invalid tool call": 1}
 
 
+def test_a_secret_before_the_talk_is_found_as_one_in_it(bench: Workbench) -> None:
+    secret = "hf_" + "aB3dE6gH9kL2nP5rS8uV1xY4" * 2
+    system = {
+        "messages": [{"role": "system", "content": f"Use {secret}."}, *chat("a", "b")["messages"]]
+    }
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "fetch",
+            "description": "Fetch a page.",
+            "parameters": {"type": "object", "properties": {"key": {"default": secret}}},
+        },
+    }
+    rows = [*numbers(2), system, system, {**chat("c", "d"), "tools": [tool]}]
+    run = build_from(bench, write(bench.root / "keys.jsonl", rows))
+    assert drops(run)["secret: Hugging Face token"]["count"] == 3
+    assert len(samples(run)) == 2
+
+
+def test_a_row_keeps_its_side_wherever_it_lies(bench: Workbench) -> None:
+    """Which rows validate is a matter of what they say, not of their number."""
+    rows = list(numbers(30))
+    path = bench.root / "rows.jsonl"
+
+    def validating(some: list[Any]) -> set[str]:
+        run = build_from(bench, write(path, some), overrides=("data.val_share=0.3",))
+        return {sample.messages[0].content for sample in samples(run, "val")}
+
+    before = validating(rows)
+    assert before
+    assert validating([chat("Something new?", "Indeed, quite new."), *reversed(rows)]) >= before
+
+
 def test_too_long_samples_are_dropped_and_never_cut(bench: Workbench) -> None:
     long = chat("Count to a lot.", " ".join(map(str, range(5000))))
     run = build_from(bench, write(bench.root / "long.jsonl", [*numbers(2), long]))

@@ -25,6 +25,19 @@ from toolgenesis_sft.sandbox.session import Sandbox
 TRIED = set(TRAIN) - {"stockroom"}
 
 
+ALONE = '''
+from mcp.server.fastmcp import FastMCP
+
+mcp = FastMCP("alone")
+
+
+@mcp.tool()
+def turn_upside_down(text: str) -> str:
+    """Turn a text upside down."""
+    return text[::-1]
+'''
+
+
 def samples(bench: Workbench) -> list[ChatSample]:
     return read_records(bench.run().data / "train.jsonl", ChatSample)
 
@@ -51,11 +64,7 @@ def test_an_agents_first_answer_passes_the_trial_that_the_agent_itself_would_mak
 def test_a_server_without_calls_to_try_it_is_no_answer_of_an_agent(bench: Workbench) -> None:
     folder = bench.root / "alone"
     folder.mkdir()
-    (folder / "alone.py").write_text(
-        "from mcp.server.fastmcp import FastMCP\n\nmcp = FastMCP('alone')\n\n\n"
-        "@mcp.tool()\ndef turn_upside_down(text: str) -> str:\n"
-        '    """Turn a text upside down."""\n    return text[::-1]\n'
-    )
+    (folder / "alone.py").write_text(ALONE)
     recipe = bench.recipe(f"data.sources=[benchmark, {folder}]", "data.kinds={agent: 1}")
     build(recipe, bench.run())
     assert {sample.scenario for sample in samples(bench)} == TRIED
@@ -63,6 +72,20 @@ def test_a_server_without_calls_to_try_it_is_no_answer_of_an_agent(bench: Workbe
     [drop] = report["drops"]
     assert drop["reason"] == "agent: its own trial calls do not pass"
     assert {example["what"].split("/")[0] for example in drop["examples"]} == {"alone", "bench"}
+
+
+def test_a_kind_that_no_server_can_give_is_refused_and_says_why(bench: Workbench) -> None:
+    folder = bench.root / "alone"
+    folder.mkdir()
+    (folder / "alone.py").write_text(ALONE)
+    for kind in ("agent", "repair"):
+        recipe = bench.recipe(
+            f"data.sources=[{folder}]", f"data.kinds={{server: 0.5, {kind}: 0.5}}"
+        )
+        with pytest.raises(UserError, match="no server gives a sample of this kind") as caught:
+            build(recipe, bench.run())
+        assert f"data.kinds = {kind}: 0.5" in str(caught.value)
+        assert "1 agent: its own trial calls do not pass" in str(caught.value)
 
 
 def test_an_unknown_kind_is_refused_by_name(bench: Workbench) -> None:

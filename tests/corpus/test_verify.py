@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.corpus.conftest import Workbench, make_workbench
 from tests.sandbox.ray_cluster import kill_one, machines, meanwhile, two_machines
+from toolgenesis_sft.benchmark import load_benchmark
 from toolgenesis_sft.config import Score, server_python
 from toolgenesis_sft.corpus.build import build
-from toolgenesis_sft.corpus.pairs import Pair
+from toolgenesis_sft.corpus.pairs import Pair, of_scenario
 from toolgenesis_sft.corpus.verify import Thresholds, Verification, Verifier
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.runs import RunFolder, read_records
@@ -40,6 +42,53 @@ def test_a_verdict_is_remembered_but_for_a_server_that_was_too_slow(tmp_path: Pa
         "verification: does not launch (import_error)",
     ]
     assert list(read_records(memory, Verification)) == verdicts[1:]
+
+
+def triangle_solver(benchmark: Path, code: str) -> Pair:
+    scenarios = load_benchmark(benchmark).scenarios
+    [scenario] = [each for each in scenarios if each.slug == "triangle-solver"]
+    return of_scenario(scenario, code, "mine", "mine")
+
+
+SLOW_TOOL = """
+import time
+from mcp.server.fastmcp import FastMCP
+
+mcp = FastMCP("slow")
+
+
+@mcp.tool()
+def triangle_area(a: float, b: float, c: float) -> float:
+    \"\"\"Area of a triangle, some day.\"\"\"
+    time.sleep(60)
+    return 0.0
+"""
+
+
+def test_a_low_score_for_want_of_time_is_not_remembered(tmp_path: Path) -> None:
+    memory = tmp_path / "verified.jsonl"
+    pair = triangle_solver(MINI, SLOW_TOOL)
+    with Workshop(server_python(None), Score(workers=1), Limits(call_s=1.0)) as workshop:
+        verifier = Verifier(MINI, workshop, "runtime", memory)
+        [verdict] = verifier.verify([pair], lambda _: Thresholds())
+    assert verdict.reason == "verification: ut_hard is too low (call_timeout)"
+    assert not read_records(memory, Verification)
+
+
+def test_a_test_that_no_server_can_pass_decides_nothing(tmp_path: Path) -> None:
+    """Its recorded arguments are no JSON object: a fault of whoever recorded it."""
+    items = json.loads(MINI.read_text())
+    [item] = [item for item in items if item["server_slug"] == "triangle-solver"]
+    tool, tests = next(iter(item["unit_test"].items()))
+    item["unit_test"][tool] = [*tests, {**tests[0], "arguments": "{broken"}]
+    broken = tmp_path / "benchmark.json"
+    broken.write_text(json.dumps(items))
+    code = (MINI.parent / "servers" / "triangle-solver.py").read_text()
+    pair = triangle_solver(broken, code)
+    with Workshop(server_python(None), Score(workers=1)) as workshop:
+        verifier = Verifier(broken, workshop, "runtime", tmp_path / "verified.jsonl")
+        [verdict] = verifier.verify([pair], lambda _: Thresholds())
+    assert (verdict.reason, verdict.ut_hard) == ("", 1.0)
 
 
 def test_verdicts_come_in_the_order_of_the_pairs_whichever_is_found_first(tmp_path: Path) -> None:
