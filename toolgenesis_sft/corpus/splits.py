@@ -1,7 +1,7 @@
 """Which samples train and which validate, and how many of each source and kind are taken.
 
-Everything here orders by digests, never by position or a random generator: adding a server does
-not move the others, and the same set gives the same split on every machine.
+Everything here orders by digests, never by position or a random generator: adding a server
+moves the others hardly ever, and the same set gives the same split on every machine.
 """
 
 from __future__ import annotations
