@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from toolgenesis_sft.config import Recipe, Section, differing_fields, load_recipe
+from toolgenesis_sft.config import Recipe, load_recipe
 from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.sections import Section
 
 GOOD = "name: x\nmodel:\n  random: {}\n"
 
@@ -94,12 +95,6 @@ def test_a_broken_override_is_refused(tmp_path: Path, override: str) -> None:
 def test_a_missing_recipe_says_where_recipes_lie(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="recipes/"):
         load_recipe(tmp_path / "no.yaml")
-
-
-def test_what_a_run_was_made_with_is_compared_field_by_field(tmp_path: Path) -> None:
-    old = load(tmp_path, GOOD).model_dump(mode="json")
-    new = load(tmp_path, GOOD, "train.learning_rate=0.1", "score.workers=7")
-    assert list(differing_fields(old, new)) == ["train.learning_rate"]
 
 
 def test_a_recipe_with_a_base_states_only_what_differs(tmp_path: Path) -> None:

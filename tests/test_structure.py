@@ -35,6 +35,7 @@ TIERS = (
         "progress",
         "tracking",
         "yaml_text",
+        "sections",
     ),
     ("sandbox",),
     ("training", "generation", "scoring", "reporting", "cluster"),

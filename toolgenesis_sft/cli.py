@@ -251,9 +251,10 @@ STAGES: dict[str, Callable[[argparse.Namespace, Recipe, RunFolder], int]] = {
 
 def on_bare_folders(options: argparse.Namespace) -> int:
     """`score` and `report` for people who only want the scorer: no recipe, no run folder."""
-    from toolgenesis_sft.config import Report, Score, checked, resolve_path
+    from toolgenesis_sft.config import Report, Score, resolve_path
     from toolgenesis_sft.reporting import report as stage
     from toolgenesis_sft.reporting.study import study_folder
+    from toolgenesis_sft.sections import checked
 
     needed = ["benchmark", "predictions", "out"]
     if options.verb == "report":

@@ -17,9 +17,10 @@ from typing import Annotated
 import jinja2
 from pydantic import Field
 
-from toolgenesis_sft.config import Recipe, Section, check_keys, checked, resolve_path
+from toolgenesis_sft.config import Recipe, resolve_path
 from toolgenesis_sft.errors import EXIT_REQUEUE, UserError
 from toolgenesis_sft.runs import RunFolder, write_text
+from toolgenesis_sft.sections import Section, check_keys, checked
 from toolgenesis_sft.yaml_text import read_yaml
 
 TEMPLATES = "launch/slurm"

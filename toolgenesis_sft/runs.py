@@ -20,9 +20,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from toolgenesis_sft.config import Recipe, differing_fields
+from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Json, Record
+from toolgenesis_sft.sections import differing_fields
 
 R = TypeVar("R", bound=Record)
 

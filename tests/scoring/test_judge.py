@@ -10,7 +10,7 @@ import pytest
 
 from tests.generation.scripted_server import Fault, Script, ScriptedServer, reply
 from tests.scoring.conftest import MakeBenchmark, judge_script, reference
-from toolgenesis_sft.config import Score, checked
+from toolgenesis_sft.config import Score
 from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.records import LayerScores, ToolSchema
 from toolgenesis_sft.runs import read_records
@@ -23,6 +23,7 @@ from toolgenesis_sft.scoring.judge import (
     source_of,
 )
 from toolgenesis_sft.scoring.score import score_predictions
+from toolgenesis_sft.sections import checked
 
 SLUG = "temperature-scales"
 GOLD = (ToolSchema(name="level", description="Level of an item."),)

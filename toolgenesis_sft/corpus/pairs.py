@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from toolgenesis_sft.benchmark import Benchmark
-from toolgenesis_sft.config import Section, checked
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.prompts import TrialCall, parse_prediction
 from toolgenesis_sft.records import Json, Scenario, ServerClass, ServerPrediction
+from toolgenesis_sft.sections import Section, checked
 from toolgenesis_sft.yaml_text import read_yaml
 
 PROMPT_COLUMNS = ("prompt", "scenario", "agent_input_prompt")

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from toolgenesis_sft.benchmark import is_error_text
-from toolgenesis_sft.config import Section, checked, server_python
+from toolgenesis_sft.config import server_python
 from toolgenesis_sft.errors import EXIT_USER_ERROR, ModelFault, UserError
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.records import Json, OutcomeCheck, PlannedCall, Task
@@ -26,6 +26,7 @@ from toolgenesis_sft.sandbox.session import Sandbox, ToolAnswer
 from toolgenesis_sft.scoring.examination import Examination
 from toolgenesis_sft.scoring.schema import match_schema
 from toolgenesis_sft.scoring.utility import replay
+from toolgenesis_sft.sections import Section, checked
 from toolgenesis_sft.yaml_text import read_yaml
 
 MIN_TESTS_PER_TOOL = 4

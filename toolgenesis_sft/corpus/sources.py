@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from toolgenesis_sft.config import Recipe, Section, checked, resolve_path
+from toolgenesis_sft.config import Recipe, resolve_path
 from toolgenesis_sft.corpus.calls import without_nulls
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.corpus.pairs import CODE_COLUMNS
@@ -23,6 +23,7 @@ from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.records import Json
 from toolgenesis_sft.runs import sha256_file
+from toolgenesis_sft.sections import Section, checked
 from toolgenesis_sft.yaml_text import read_yaml
 
 SourceLayout = Literal[

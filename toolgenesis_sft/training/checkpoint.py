@@ -17,10 +17,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from toolgenesis_sft.config import Recipe, is_execution
+from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.records import Record
 from toolgenesis_sft.runs import COMPLETE, RunFolder, fingerprint, sha256_file, write_text
+from toolgenesis_sft.sections import is_execution
 
 STEP = re.compile(r"step_\d{6,}")
 
