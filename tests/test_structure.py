@@ -35,6 +35,7 @@ TIERS = (
         "progress",
         "tracking",
         "yaml_text",
+        "orphans",
         "sections",
     ),
     ("sandbox",),

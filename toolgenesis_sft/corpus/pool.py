@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import signal
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,13 +12,12 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from toolgenesis_sft.errors import HarnessFault
+from toolgenesis_sft.orphans import end_with
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 ITEMS_IN_FLIGHT = 3  # per process: one at work, two waiting
-
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 _work: Callable[[Any], Any]  # a worker process's own, made once
 
@@ -40,7 +38,7 @@ def ordered_map(
         return
     # spawn: a fork would copy the threads' locks of whatever library has threads
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, _prepare, (make,)) as pool:
+    with ProcessPoolExecutor(num_processes, context, _prepare, (make, os.getpid())) as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for item in chain(first, stream):
@@ -58,10 +56,10 @@ def ordered_map(
                 future.cancel()
 
 
-def _prepare(make: Callable[[], Callable[[Any], Any]]) -> None:
+def _prepare(make: Callable[[], Callable[[Any], Any]], parent: int) -> None:
     global _work
     # Otherwise a worker waits for ever for the next item of a build that was killed with -9.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with(parent)
     _work = make()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,10 +12,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 
 from toolgenesis_sft.errors import UserError
+from toolgenesis_sft.orphans import end_with
 from toolgenesis_sft.records import LayerScores, ServerPrediction
 from toolgenesis_sft.scoring.worker import Kit, Worker, given_up, keep_evidence
-
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def score_all(
@@ -93,9 +91,7 @@ _worker: Worker | None = None
 def start_worker(kit: Kit, parent: int) -> None:
     """Runs once in each worker process: open its sandbox, and end with the parent."""
     global _worker
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt ends
     _worker = Worker(kit)
 

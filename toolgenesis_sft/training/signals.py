@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from types import FrameType
 from typing import NoReturn
 
+from toolgenesis_sft.orphans import end_with
+
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 PARENT_VARIABLE = "TOOLGENESIS_PARENT"
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class StopRequest:
@@ -32,10 +32,7 @@ def end_with_parent() -> None:
     A parent that died before this call can no longer tell: where the environment names another
     than there is now, this process ends here. Its own children are told its number.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.environ.get(PARENT_VARIABLE, str(os.getppid())) != str(os.getppid()):
-        os._exit(1)
+    end_with(int(os.environ.get(PARENT_VARIABLE, os.getppid())))
     os.environ |= parent_of_children()
 
 
