@@ -175,7 +175,7 @@ def test_a_missing_cluster_file_names_one_that_is_there_to_be_copied(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["submit", TINY, "--print"]) == 2
-    found = re.search(r"copy (\S+) to cluster.yaml", capsys.readouterr().err)
+    found = re.search(r"copy (.+) to cluster.yaml", capsys.readouterr().err)
     assert found
     assert load_cluster(Path(found[1])).partition == "gpu"
 
