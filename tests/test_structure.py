@@ -238,3 +238,17 @@ def test_no_file_speaks_of_the_machine_it_was_written_on() -> None:
         if path == Path(__file__):
             continue
         assert not paths.search(path.read_text(encoding="utf-8")), path
+
+
+def test_every_worker_names_the_tests_alike(request: pytest.FixtureRequest) -> None:
+    # pytest-xdist ends with an error when two workers disagree. A name that holds a time, an
+    # address or a set's order does so only now and then; collected again, later, it always shows.
+    listed = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {item.nodeid for item in request.session.items} <= set(listed.stdout.splitlines())
