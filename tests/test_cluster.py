@@ -121,6 +121,35 @@ def test_an_array_scores_in_shards_and_the_last_job_puts_them_together(
     assert "score.shard" not in report
 
 
+@pytest.mark.parametrize(
+    ("job", "fails", "begun"),
+    [
+        ("generate", "export", ["export"]),
+        ("generate", "generate", ["export", "generate"]),
+        ("report", "score", ["score", "report"]),
+        ("report", "report", ["score", "report"]),
+        ("report", "nothing", ["score", "report"]),
+    ],
+)
+def test_a_stage_that_fails_ends_its_job_but_scores_that_are_owed_do_not_end_the_report(
+    job: str,
+    fails: str,
+    begun: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    srun = Path("bin/srun")
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/bash\necho "$5"\n[ "$5" != {fails} ]\n', encoding="utf-8")
+    srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{srun.parent.absolute()}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    text = script(printed(capsys, CLUSTERS["nothing"], TINY), job)
+    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == begun
+    assert done.returncode == (fails != "nothing")
+
+
 def test_an_endpoint_elsewhere_takes_no_gpu_here() -> None:
     recipe = load_recipe(
         Path(TINY), ("generate.engine=endpoint", "generate.endpoint_url=http://host/v1")
@@ -141,10 +170,10 @@ def test_a_training_asks_for_its_signal_and_its_place_back(
 
 def test_overrides_arrive_as_they_were_given(capsys: pytest.CaptureFixture[str]) -> None:
     override = "generate.endpoint_model=it's; a $(name)"
-    text = script(printed(capsys, CLUSTERS["nothing"], TINY, override, "--run", "r"), "report")
-    shown = text.splitlines()[-1].replace("srun --kill-on-bad-exit=1", "printf '%s\\n'")
+    text = script(printed(capsys, CLUSTERS["nothing"], TINY, override, "--run", "r"), "generate")
+    shown = text[text.rindex("\nsrun") :].replace("srun --kill-on-bad-exit=1", "printf '%s\\n'")
     echoed = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
-    assert echoed.stdout.splitlines()[3:] == ["report", TINY, override, "--run", "r"]
+    assert echoed.stdout.splitlines()[3:] == ["generate", TINY, override, "--run", "r"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +216,9 @@ def test_a_run_of_any_name_is_found_again_by_each_job(
     text = printed(capsys, "{}", TINY, "--run", name)
     wanted = name if "/" not in name else str(Path("runs", name).absolute())
     runs = [line.partition("--run ")[2] for line in text.splitlines() if "--run " in line]
-    assert {tuple(shlex.split(run.removesuffix("; then"))) for run in runs} == {(wanted,)}
+    assert {tuple(shlex.split(re.sub(r"; then$| \|\| status=\$\?$", "", run))) for run in runs} == {
+        (wanted,)
+    }
     for option in re.findall("^#SBATCH (.*)", text, flags=re.M):
         assert len(shlex.split(option)) == 1, option
 
@@ -239,14 +270,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest.write_text("{}", encoding="utf-8")
 
 
-def test_each_job_waits_for_the_one_before_it(
+def test_each_job_waits_for_the_one_before_it_and_the_report_only_for_its_end(
     stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["submit", TINY]) == 0
     assert capsys.readouterr().out == "train 101\ngenerate 102\nscore 103\nreport 104\n"
     calls = Path("calls").read_text(encoding="utf-8").splitlines()
-    waits = [re.findall(r"afterok:(\d+) --kill-on-invalid-dep=yes", call) for call in calls]
-    assert waits == [[], ["101"], ["102"], ["103"]]
+    waits = [re.findall(r"--dependency=(\S+) --kill-on-invalid-dep=yes", call) for call in calls]
+    assert waits == [[], ["afterok:101"], ["afterok:102"], ["afterok:102,afterany:103"]]
 
 
 def test_a_dry_run_submits_nothing(stand_in: None, capsys: pytest.CaptureFixture[str]) -> None:

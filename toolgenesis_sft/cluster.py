@@ -87,6 +87,7 @@ class Job:
     verbs: stages of the command line that it runs, in order, with overrides of their own.
     ranks, gpus, cpus: of each node.
     array: tasks of this size that share the work by score.shard.
+    in_any_case: it begins however the job before it ended, and each verb however the last one did.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Job:
     ranks: int = 1
     overrides: tuple[str, ...] = ()
     array: int = 1
+    in_any_case: bool = False
 
 
 def submit(
@@ -142,7 +144,7 @@ def submit(
     folder = run.root / "logs" / "slurm"
     for name, script in scripts.items():
         write_text(folder / f"{name}.sh", script)
-    for name, job_id in hand_in([folder / f"{name}.sh" for name in scripts]):
+    for name, job_id in hand_in(chain, folder):
         print(name, job_id)
     print(f"submit: logs will be in {run.root / 'logs'}", file=sys.stderr)
     return 0
@@ -211,12 +213,15 @@ def jobs(recipe: Recipe, cluster: Cluster) -> tuple[Job, ...]:
         Job(
             name="report",
             template="stages.sh.j2",
-            # A run of `score` without a shard puts the shards together; it scores nothing again.
-            verbs=("score", "report") if cluster.score_array > 1 else ("report",),
+            # Once more without a shard: it puts an array's shards together and tries again what
+            # the harness owes. The report names what it still owes.
+            verbs=("score", "report"),
             partition=cpu_partition,
             time=time.report,
             gpus=0,
             cpus=1,
+            overrides=("score.workers=1",),
+            in_any_case=True,
         ),
     )
 
@@ -251,22 +256,31 @@ def render(
     )
 
 
-def hand_in(scripts: list[Path]) -> list[tuple[str, str]]:
-    """Submit a chain of scripts. Returns (stage, job id) of each; if one is refused, none stays."""
+def hand_in(chain: tuple[Job, ...], scripts: Path) -> list[tuple[str, str]]:
+    """Submit a chain, each job after the ones before it. Returns (name, job id) of each.
+
+    A job for any case waits for the end of the one before it, and for the success of the one
+    before that. If one is refused, none stays.
+    """
     submitted: list[tuple[str, str]] = []
-    for script in scripts:
+    for job in chain:
         command = ["sbatch", "--parsable"]
         if submitted:
-            command += [f"--dependency=afterok:{submitted[-1][1]}", "--kill-on-invalid-dep=yes"]
-        done = subprocess.run([*command, str(script)], capture_output=True, text=True, check=False)
+            *earlier, last = [job_id for _, job_id in submitted]
+            waits = (
+                f"afterok:{earlier[-1]},afterany:{last}" if job.in_any_case else f"afterok:{last}"
+            )
+            command += [f"--dependency={waits}", "--kill-on-invalid-dep=yes"]
+        command.append(str(scripts / f"{job.name}.sh"))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             for _, job_id in submitted:
                 subprocess.run(["scancel", job_id], check=False)
             raise UserError(
                 "submit",
-                script.name,
+                f"{job.name}.sh",
                 f"sbatch refused it ({done.stderr.strip()})",
                 "mend the cluster file; nothing was submitted",
             )
-        submitted.append((script.stem, done.stdout.strip().split(";")[0]))
+        submitted.append((job.name, done.stdout.strip().split(";")[0]))
     return submitted

@@ -241,14 +241,15 @@ def test_an_environment_without_the_libraries_is_named(tmp_path: Path) -> None:
         self_test(tmp_path / "v" / "bin" / "python")
 
 
-def test_the_digest_is_that_of_the_sorted_list_of_packages(server_python: Path) -> None:
+def test_the_digest_is_that_of_the_packages_and_of_python(server_python: Path) -> None:
     listed = subprocess.run(
         [
             str(server_python),
             "-Ic",
-            "import importlib.metadata as m\n"
+            "import importlib.metadata as m, platform\n"
+            "python = '.'.join(platform.python_version_tuple()[:2])\n"
             "print('\\n'.join(sorted({d.metadata['Name'].lower() + '==' + d.version"
-            " for d in m.distributions()})), end='')",
+            " for d in m.distributions()} | {'python==' + python})), end='')",
         ],
         capture_output=True,
         check=True,

@@ -81,7 +81,8 @@ class Limits:
 
 
 def runtime_digest(server_python: Path) -> str:
-    """SHA-256 of the sorted `name==version` lines of the servers' environment."""
+    """SHA-256 of the sorted `name==version` lines of the servers' environment, of which Python's
+    own, as `python==3.11`, is one."""
     return runtime(server_python).digest
 
 

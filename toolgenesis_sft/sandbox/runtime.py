@@ -1,4 +1,4 @@
-"""The servers' own environment: where its interpreter lies and what is installed."""
+"""The servers' own environment: where its interpreter lies, which Python, what is installed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class Runtime:
 
 PROBE = """
 import hashlib, importlib.metadata, json, sys, sysconfig
-lines = sorted({d.metadata["Name"].lower() + "==" + d.version
-                for d in importlib.metadata.distributions()})
+packages = {d.metadata["Name"].lower() + "==" + d.version
+            for d in importlib.metadata.distributions()}
+lines = sorted(packages | {"python==%d.%d" % sys.version_info[:2]})
 print(json.dumps({
     "prefix": sys.prefix, "base_prefix": sys.base_prefix, "stdlib": sysconfig.get_path("stdlib"),
-    "digest": hashlib.sha256("\\n".join(lines).encode()).hexdigest(), "num_packages": len(lines)}))
+    "digest": hashlib.sha256("\\n".join(lines).encode()).hexdigest(),
+    "num_packages": len(packages)}))
 """
 
 
