@@ -10,9 +10,10 @@ import pytest
 
 from tests.corpus.conftest import Workbench, start_build, wait_for
 from tests.generation.scripted_server import Fault, ScriptedServer, reply
+from tests.sandbox.ray_cluster import two_machines
 from toolgenesis_sft.corpus.build import build
 from toolgenesis_sft.errors import HarnessFault, UserError
-from toolgenesis_sft.records import ChatSample
+from toolgenesis_sft.records import ChatSample, ServerPrediction
 from toolgenesis_sft.runs import read_json, read_records
 
 SLUG = "triangle-solver"
@@ -212,3 +213,44 @@ def test_a_teacher_that_refuses_everything_ends_the_build_and_nothing_is_remembe
 def test_the_source_teacher_needs_its_section(bench: Workbench) -> None:
     with pytest.raises(UserError, match="go together"):
         bench.recipe("data.sources=[teacher]")
+
+
+class AgentScript(Script):
+    """A coder agent's teacher: it designs, writes a server that does not launch, and mends it."""
+
+    CALL = '```json\n[{"tool": "triangle_area", "arguments": {"a": 3, "b": 4, "c": 5}}]\n```\n'
+
+    def __call__(self, body: dict[str, Any]) -> dict[str, Any] | Fault:
+        if "Design the tools" in body["messages"][0]["content"]:
+            return reply('{"tools": [{"name": "triangle_area", "inputSchema": {}}]}')
+        code = self.code + self.padding(int(body["seed"]))
+        if len(body["messages"]) < 3:
+            code = code.replace("mcp = FastMCP(", "mcp = MCP(")
+        return reply(f"```python\n{code}```\n{self.CALL}")
+
+
+@pytest.mark.slow
+def test_a_teacher_whose_servers_run_on_a_ray_gives_the_data_of_one_machine(
+    bench: Workbench,
+) -> None:
+    def data_of(name: str, *where: str) -> tuple[list[dict[str, Any]], bytes]:
+        run = bench.run(name)
+        with ScriptedServer(AgentScript(bench)) as server:
+            teacher = {"url": server.url, "strategy": "coder_agent", "num_candidates": 2}
+            teacher |= {"model": "scripted", "licence": "MIT"}
+            build(recipe_of(bench, server.url, f"data.teacher={json.dumps(teacher)}", *where), run)
+        answers = read_records(run.data / "teacher.jsonl", ServerPrediction)
+        told = sorted(
+            (answer.model_dump(exclude={"elapsed_s"}) for answer in answers),
+            key=lambda answer: str(answer["sample_index"]),
+        )
+        return told, (run.data / "train.jsonl").read_bytes()
+
+    with two_machines() as cluster:
+        address = f"score.ray_address={cluster.address}"
+        there = data_of("there", "score.executor=ray", address, "score.workers=2")
+    here = data_of("here")
+    assert there == here
+    answers, train = here
+    assert all("name 'MCP' is not defined" in str(answer["turns"]) for answer in answers)
+    assert len(train.splitlines()) == 2
