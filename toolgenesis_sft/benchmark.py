@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,18 @@ def is_error_text(text: str) -> bool:
     """
     try:
         value = json.loads(text)
-    except ValueError:
-        return ERROR_START.match(text.lstrip()) is not None
+    except (ValueError, RecursionError):
+        value = text
+    if isinstance(value, str):
+        return ERROR_START.match(value.lstrip()) is not None
     return is_error_value(value)
 
 
 def is_error_value(value: Json) -> bool:
-    """As is_error_text, for a decoded answer."""
+    """As is_error_text, for a decoded answer. A text in it may be JSON: tools declared `-> str`
+    answer so."""
     if isinstance(value, str):
-        return ERROR_START.match(value.lstrip()) is not None
+        return is_error_text(value)
     if not isinstance(value, dict):
         return False
     if value.get("isError") is True or value.get("error"):
@@ -214,7 +218,7 @@ def _answer_key(
 ) -> AnswerKey:
     slug = item["server_slug"]
     try:
-        return AnswerKey(
+        key = AnswerKey(
             slug=slug,
             tools=tuple(
                 ToolSchema(
@@ -236,6 +240,63 @@ def _answer_key(
         )
     except (ValidationError, TypeError, KeyError, AttributeError) as error:
         raise _broken_item(error, item, index, path) from error
+    _check_tests(key, f"{path.name}: item {index} ({slug}): unit_test")
+    beside = path.with_name("tasks.json") if slug in tasks else path
+    for number, task in enumerate(key.tasks):
+        _check_task(task, key, f"{beside.name}: {slug}: task {number}")
+    return key
+
+
+def _check_tests(key: AnswerKey, where: str) -> None:
+    """Raises UserError for a test that no server can pass, because nothing asks for its tool."""
+    declared = {tool.name for tool in key.tools}
+    for test in key.unit_tests:
+        if test.tool not in declared:
+            raise UserError(
+                where,
+                test.tool,
+                f"is no tool of the item's tool_definitions ({', '.join(sorted(declared))})",
+                "rename it, or remove its tests",
+            )
+
+
+def _check_task(task: Task, key: AnswerKey, where: str) -> None:
+    """Raises UserError for a plan that no server can follow, or an outcome beyond its calls."""
+    declared = {tool.name for tool in key.tools}
+    for number, planned in enumerate(task.plan):
+        if planned.tool not in declared:
+            raise UserError(
+                f"{where}: plan.{number}.tool",
+                planned.tool,
+                f"is no tool of the item's tool_definitions ({', '.join(sorted(declared))})",
+                "rename it, or remove the task",
+            )
+        for taken in _taken(planned.arguments):
+            call = str(taken).partition(".")[0]
+            if not (call.isdecimal() and int(call) < number):
+                raise UserError(
+                    f"{where}: plan.{number}.$from",
+                    str(taken),
+                    f"must begin with the number of a call before call {number}, counted from 0",
+                    "give that number, or the value itself",
+                )
+    for number, check in enumerate(task.outcome):
+        if not 0 <= check.call < len(task.plan):
+            raise UserError(
+                f"{where}: outcome.{number}.call",
+                check.call,
+                f"is no call of the plan, which has {len(task.plan)}, counted from 0",
+                "give the number of the call to check, or remove the check",
+            )
+
+
+def _taken(value: Json) -> Iterator[Json]:
+    """What the `{"$from": ...}` in a planned argument name."""
+    if isinstance(value, dict) and set(value) == {"$from"}:
+        yield value["$from"]
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _taken(inner)
 
 
 def _unit_test(tool: str, test: dict[str, Any]) -> UnitTest:

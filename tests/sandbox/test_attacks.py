@@ -265,6 +265,8 @@ def test_a_forged_answer_wins_nothing_beyond_the_server_itself(box: Sandbox) -> 
         ("many_pages", "too_many_tools"),
         ("many", "answer_too_large"),
         ("description", "answer_too_large"),
+        ("large_pages", "answer_too_large"),
+        ("icons", "invalid_message"),
         ("no_schema", "invalid_message"),
     ],
 )
@@ -274,6 +276,22 @@ def test_a_tool_list_without_bounds_is_the_servers_fault(
     with box.start(attack("lists", KIND=kind)) as server, pytest.raises(ModelFault) as caught:
         server.list_tools()
     assert caught.value.kind == fault
+
+
+def test_a_million_things_that_the_protocol_does_not_know_are_one_fault(box: Sandbox) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name in ("blocks", "audience"):
+        with (
+            box.start(attack("parts")) as server,
+            pytest.raises(ModelFault, match="more than 30000 values"),
+        ):
+            server.call(name, {})
+    with box.start(attack("parts")) as server:
+        assert server.call("request", {}).text == "ok"
+        assert server.protocol_faults == ["invalid sampling/createMessage: too many values"]
+        assert len(server.call("free", {}).value["items"]) == 200_000
+    grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown_mib < 500  # it was 13 KB each
 
 
 def test_odd_and_double_names_come_through_as_data(box: Sandbox) -> None:

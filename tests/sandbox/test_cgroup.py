@@ -38,6 +38,10 @@ def test_v1_needs_both_the_memory_and_the_pids_hierarchy(tmp_path: Path) -> None
     expected = ("cgroup v1", {"memory": memory, "pids": pids})
     assert writable_parents("".join(lines), groups) == expected
     assert writable_parents(lines[0], groups) == ("rlimits", {})
+    cpu = unified(tmp_path / "cpu", "")
+    lines.append(f"cgroup {tmp_path}/cpu cgroup rw,cpu 0 0\n")
+    with_cpu = {"memory": memory, "pids": pids, "cpu": cpu}
+    assert writable_parents("".join(lines), groups) == ("cgroup v1", with_cpu)
 
 
 def test_limits_are_written_as_the_kernel_spells_them(tmp_path: Path) -> None:

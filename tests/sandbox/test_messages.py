@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolgenesis_sft.sandbox.messages import decode, decode_text, show
+from toolgenesis_sft.sandbox.messages import decode, decode_text, has_more_parts, show
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,9 @@ def test_faults_are_shown_printable_short_and_the_same_in_every_run() -> None:
     assert show("<object at 0x7f12ab34cd56>") == "<object at 0x..>"
     assert len(show("x" * 1000)) == 300
     show("\ud800").encode()
+
+
+def test_values_in_free_form_members_are_not_counted() -> None:
+    message = {"content": [{"type": "text"}] * 3, "structuredContent": {"a": [1] * 50}}
+    assert has_more_parts(message, 7)
+    assert not has_more_parts(message, 8)

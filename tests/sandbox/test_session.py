@@ -157,6 +157,28 @@ def test_programs_of_every_style_start_unchanged(box: Sandbox, program: str) -> 
         assert server.denied == []
 
 
+@pytest.mark.parametrize(
+    ("declared", "returned", "value"),
+    [
+        ("int", "9", 9),
+        ("list[int]", "[9]", [9]),
+        ("list[list[str]]", "[['a'], []]", [["a"], []]),
+        ("str", "'[9]'", "[9]"),
+        ("dict[str, int]", "{'result': 9}", {"result": 9}),
+        ("dict[str, int]", "{'n': 9}", {"n": 9}),
+        ("Any", "{'result': 9}", {"result": 9}),
+        ("None", "None", None),
+    ],
+)
+def test_what_the_sdk_wraps_is_unwrapped_and_a_programs_own_result_is_not(
+    box: Sandbox, declared: str, returned: str, value: object
+) -> None:
+    program = "from typing import Any\n" + SDK + "mcp = FastMCP('x')\n@mcp.tool()\n"
+    program += f"def ping() -> {declared}:\n    return {returned}\n"
+    with box.start(program) as server:
+        assert server.call("ping", {}).value == value
+
+
 def test_the_reference_servers_all_start_and_attempt_nothing(box: Sandbox) -> None:
     folder = Path(__file__).resolve().parents[2] / "data" / "mini" / "servers"
     for path in sorted(folder.glob("*.py")):

@@ -25,7 +25,6 @@ from toolgenesis_sft.records import FIGURES, LayerScores, ServerPrediction
 from toolgenesis_sft.runs import read_records
 from toolgenesis_sft.scoring.job import ScoreJob
 from toolgenesis_sft.scoring.score import claimed, score_predictions
-from toolgenesis_sft.scoring.worker import presentable
 
 SLUGS = ("envelope-budget", "gpa-planner", "temperature-scales")
 FAST: dict[str, Any] = {"layers": ("L1",), "launch_attempts": 1, "workers": 1}
@@ -471,17 +470,3 @@ def test_memory_is_flat_in_the_number_of_predictions(unscored: Scored, tmp_path:
         )
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 20, peaks
-
-
-# --- evidence --------------------------------------------------------------------------------
-
-
-def test_evidence_is_json_that_any_reader_takes() -> None:
-    deep: list[object] = []
-    for _ in range(100):
-        deep = [deep]
-    shown = presentable(
-        {"a": float("nan"), "b": 10**5000, "c": "x" * 10**6, "d": deep, "e": "\ud800"}
-    )
-    text = json.dumps(shown, allow_nan=False)
-    assert len(text) < 300_000

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from toolgenesis_sft.records import Json, UnitTest
+from toolgenesis_sft.sandbox.session import ToolAnswer
 from toolgenesis_sft.scoring.unit_tests import (
     MAX_NODES,
     compare,
     decode,
     judge_answer,
+    readings,
     rename_arguments,
     same,
     soft_and_hard,
@@ -263,30 +265,54 @@ NEGATIVE = unit_test("Error executing tool t: unknown SKU", expects_error=True)
 POSITIVE = unit_test('{"ok": true, "errors": []}')
 
 
+def answer(value: Json, *texts: str, is_error: bool = False) -> ToolAnswer:
+    """An answer of this value, and of these text blocks beside it."""
+    blocks: list[dict[str, Json]] = [{"type": "text", "text": text} for text in texts]
+    return ToolAnswer(value, "\n".join(texts), is_error, blocks)
+
+
 def test_a_negative_test_is_passed_by_any_error_and_by_nothing_else() -> None:
-    assert judge_answer(NEGATIVE, "another text", "another text", is_error=True) == 1.0
-    assert judge_answer(NEGATIVE, {"error": "no such SKU"}, "", is_error=False) == 1.0
-    assert judge_answer(NEGATIVE, {"success": False}, "", is_error=False) == 1.0
-    assert judge_answer(NEGATIVE, 5, "5", is_error=False) == 0.0
-    assert judge_answer(NEGATIVE, NEGATIVE.expected[6:], "", is_error=False) == 0.0
+    assert judge_answer(NEGATIVE, answer("another text", is_error=True)) == 1.0
+    assert judge_answer(NEGATIVE, answer({"error": "no such SKU"})) == 1.0
+    assert judge_answer(NEGATIVE, answer({"success": False})) == 1.0
+    assert judge_answer(NEGATIVE, answer(5, "5")) == 0.0
+    assert judge_answer(NEGATIVE, answer(NEGATIVE.expected[6:])) == 0.0
+
+
+def test_an_error_counts_as_an_object_and_as_its_text() -> None:
+    told = '{"error": "no such SKU"}'
+    for value in (told, json.loads(told)):
+        assert judge_answer(unit_test(told, expects_error=True), answer(value, told)) == 1.0
+        assert judge_answer(POSITIVE, answer(value, told)) == 0.0
 
 
 def test_a_positive_test_is_failed_by_an_error_whatever_its_words() -> None:
-    assert judge_answer(POSITIVE, {"ok": True, "errors": []}, "", is_error=False) == 1.0
-    assert judge_answer(POSITIVE, {"ok": True, "errors": []}, "", is_error=True) == 0.0
+    assert judge_answer(POSITIVE, answer({"ok": True, "errors": []})) == 1.0
+    assert judge_answer(POSITIVE, answer({"ok": True, "errors": []}, is_error=True)) == 0.0
     unknown = "Unknown tool: t"
-    assert judge_answer(unit_test(unknown + " s"), unknown, unknown, is_error=False) == 0.0
+    assert judge_answer(unit_test(unknown + " s"), answer(unknown, unknown)) == 0.0
 
 
 def test_words_like_failed_in_an_answer_are_no_error() -> None:
     text = "3 passed, 1 failed with an exception"
-    assert judge_answer(unit_test(text), text, text, is_error=False) == 1.0
+    assert judge_answer(unit_test(text), answer(text, text)) == 1.0
 
 
 def test_an_answer_counts_structured_or_as_text_whichever_is_nearer() -> None:
-    assert judge_answer(unit_test("1\n2\n3"), [1, 2, 3], "1\n2\n3", is_error=False) == 1.0
-    assert judge_answer(unit_test("[1, 2, 3]"), [1, 2, 3], "1\n2\n3", is_error=False) == 1.0
-    assert judge_answer(unit_test("5"), 7, "7", is_error=False) == 0.0
+    listed = answer([1, 2, 3], "1", "2", "3")
+    assert judge_answer(unit_test("1\n2\n3"), listed) == 1.0
+    assert judge_answer(unit_test("[1, 2, 3]"), listed) == 1.0
+    assert judge_answer(unit_test("5"), answer(7, "7")) == 0.0
+    nested = answer([["a b"], [{"n": 1.0}]], "a b", '{"n": 1}')
+    assert readings(nested) == [[["a b"], [{"n": 1.0}]], 'a b\n{"n": 1}']
+
+
+def test_who_says_two_different_things_gets_no_second_guess() -> None:
+    for expected, score in (("true", 0.0), ("false", 1.0)):
+        assert judge_answer(unit_test(expected), answer(False, "true")) == score
+    assert readings(answer({"n": 3, "square": 9}, '{"n": 3, "square": 1}')) == [
+        {"n": 3, "square": 9}
+    ]
 
 
 def test_soft_is_the_mean_and_hard_the_share_of_whole_answers() -> None:
@@ -314,3 +340,10 @@ def test_arguments_get_the_live_names_and_none_is_dropped() -> None:
 def test_an_unmatched_argument_gives_way_to_a_matched_one_of_its_name() -> None:
     assert rename_arguments({"a": 1, "b": 2}, {"a": "b"}) == {"b": 1}
     assert rename_arguments({"a": 1, "b": 2}, {"a": "b", "b": "a"}) == {"b": 1, "a": 2}
+
+
+def test_marks_heaped_on_one_letter_take_no_time() -> None:
+    heap = "a" + "\u0315\u0300" * 500_000  # composing it would take hours
+    assert compare("a", heap) == 0.0
+    assert compare(heap, heap) == 1.0
+    assert compare("cafe\u0301", "caf\u00e9") == 1.0

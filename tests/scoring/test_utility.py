@@ -87,6 +87,13 @@ def test_values_are_found_by_dotted_path() -> None:
             value_at({"a": [{"b": 7}]}, path)
 
 
+def test_a_text_on_the_path_is_read_as_the_json_that_it_is() -> None:
+    assert value_at('{"a": "[{\\"b\\": 7}]"}', "a.0.b") == 7
+    assert value_at('{"a": 1}', "") == '{"a": 1}'
+    with pytest.raises(MissingValue):
+        value_at("a plain text", "a")
+
+
 def test_values_are_filled_in_at_any_depth() -> None:
     answers: list[ToolAnswer | None] = [ToolAnswer({"id": 4}, "", False), None]
     assert fill({"ids": [{"$from": "0.id"}, 1]}, answers) == {"ids": [4, 1]}

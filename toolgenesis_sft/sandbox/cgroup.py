@@ -1,7 +1,9 @@
 """Control groups for servers, where this process may make them (v2, or v1's memory and pids).
 
-They hold a whole process tree, which rlimits cannot: those count for each process. Where they are
-not writable the rlimits stand alone, and `mechanism` says so.
+They hold a whole process tree, which rlimits cannot: those count for each process. Where the
+kernel shares its cores out by group (v1's cpu, v2's cpu handed down), a server of 60 busy processes
+gets as much of them as one of a single process. Where groups cannot be made the rlimits stand
+alone, and `mechanism` says so.
 """
 
 from __future__ import annotations
@@ -114,8 +116,8 @@ class ControlGroups:
 
 
 def writable_parents(mounts: str, groups: str) -> tuple[Mechanism, dict[str, Path]]:
-    """Where groups can be made: the mechanism and the folder for each of memory and pids.
-    `mounts` and `groups` are the texts of /proc/self/mounts and /proc/self/cgroup."""
+    """Where groups can be made: the mechanism, the folder for each of memory and pids, and v1's for
+    cpu if there is one (of v2 it is the same). `mounts` and `groups` are the texts of /proc/self/mounts and /proc/self/cgroup."""
     own = {}
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -129,12 +131,12 @@ def writable_parents(mounts: str, groups: str) -> tuple[Mechanism, dict[str, Pat
             for folder in (here, here.parent) if here != root else (here,):
                 if _is_writable(folder) and {"memory", "pids"} <= _enabled(folder):
                     return "cgroup v2", {"memory": folder, "pids": folder}
-        for controller in ("memory", "pids"):
+        for controller in ("memory", "pids", "cpu"):
             if kind == "cgroup" and controller in options:
                 folder = root / own.get(controller, "")
                 if _is_writable(folder):
                     parents[controller] = folder
-    if len(parents) == 2 and parents["memory"] != parents["pids"]:
+    if {"memory", "pids"} <= parents.keys() and parents["memory"] != parents["pids"]:
         return "cgroup v1", parents
     return "rlimits", {}
 

@@ -14,10 +14,10 @@ Covered; the words before each colon name a test in tests/sandbox/:
 - killing the harness leaves no process: nor does the end of the thread that started the sandbox
 - a flood ends its own server in flat memory: bytes, depth and time are capped before decoding
 
-Not covered: faults of the kernel itself; side channels (timing, load, caches); how much CPU a
-server takes from its neighbours while its time runs; where only rlimits are at hand (`self_test`
-names the mechanism), the memory of a process tree as a whole, which is then bounded by processes
-times memory; before Linux 5.14, a limit of processes for each server apart (it counts all of a
+Not covered: faults of the kernel itself; side channels (timing, load, caches); where only rlimits
+are at hand (`self_test` names the mechanism), the memory of a process tree as a whole, which is
+then bounded by processes times memory, and the cores that its processes take from its neighbours
+while its time runs; before Linux 5.14, a limit of processes for each server apart (it counts all of a
 uid); what a server attempts by means that a Python audit hook does not see. The clock and
 os.urandom are real; `random` starts from the same seed in every server.
 """
@@ -75,6 +75,7 @@ class Limits:
     max_message_bytes: int = 4 << 20  # one message of the server
     max_noise_bytes: int = 16 << 20  # of what no request asked for, over a session
     max_depth: int = 128  # of nested JSON
+    max_parts: int = 30_000  # values of a message where the protocol says what they must be
     max_code_bytes: int = 4 << 20
     max_tools: int = 1000
     max_pages: int = 100

@@ -11,6 +11,7 @@ from toolgenesis_sft.records import Json
 
 TEXT_DEPTH = 128
 MAX_SHOWN = 300
+FREE_FORM = frozenset({"structuredContent", "inputSchema", "outputSchema", "_meta", "data"})
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
@@ -35,6 +36,25 @@ def decode_text(text: str) -> Json:
         return decode(text)
     except ValueError:
         return text
+
+
+def has_more_parts(value: Json, max_parts: int) -> bool:
+    """Whether a message holds more values than that, those in free-form members not counted.
+
+    A model of the protocol keeps an error of some kilobytes for each value that is none of its
+    own, so four megabytes of `{}` would take gigabytes.
+    """
+    num_parts, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack.extend(inner for key, inner in item.items() if key not in FREE_FORM)
+        elif isinstance(item, list):
+            stack.extend(item)
+        num_parts += 1
+        if num_parts > max_parts:
+            return True
+    return False
 
 
 def show(value: object) -> str:

@@ -23,7 +23,7 @@ from toolgenesis_sft import __version__
 from toolgenesis_sft.errors import HarnessFault, ModelFault
 from toolgenesis_sft.records import Json, ToolSchema
 from toolgenesis_sft.sandbox.jail import Jail, Limits, Process
-from toolgenesis_sft.sandbox.messages import decode, decode_text, show
+from toolgenesis_sft.sandbox.messages import decode, decode_text, has_more_parts, show
 from toolgenesis_sft.sandbox.relay import Ended, Relay, TimeIsUp
 
 MAX_FAULTS_KEPT = 100
@@ -46,9 +46,10 @@ FAULTS_OF_THE_LOADER = frozenset(
 class ToolAnswer:
     """What a tool answered.
 
-    value: structured content (the `result` of `{"result": ...}`), else the text blocks: one gives
-        its JSON where it is JSON and its text where not, several give a list of such, none gives
-        the list of the other blocks, or None where there is no block.
+    value: structured content, without the `{"result": ...}` that the SDK wraps around what is no
+        object (the text then says only what is in it); else the text blocks: one gives its JSON
+        where it is JSON and its text where not, several give a list of such, none gives the list
+        of the other blocks, or None where there is no block.
     text: the text blocks, joined by newlines.
     is_error: the tool failed, or there is no such tool.
     content: the content blocks as they came; None where the protocol's error came instead.
@@ -135,7 +136,7 @@ class ServerSession:
         self._relay = Relay(process, jail.limits.max_message_bytes)
         self._num_requests = 0
         self._awaited: int | None = None
-        self._noise_bytes = 0
+        self._noise_bytes = self._answer_bytes = 0
         self._closed = False
         self.protocol_faults: list[str] = []
         self.num_protocol_faults = 0
@@ -195,12 +196,15 @@ class ServerSession:
         tools: list[dict[str, Json]] = []
         cursors: set[str] = set()
         cursor: str | None = None
+        self._answer_bytes = 0
         while True:
             params = {} if cursor is None else {"cursor": cursor}
             page = self._result("tools/list", params, deadline)
             found = page.get("tools")
             if isinstance(found, list) and len(tools) + len(found) > self._limits.max_tools:
                 raise ModelFault("too_many_tools", f"more than {self._limits.max_tools}")
+            if self._answer_bytes > self._limits.max_message_bytes:
+                raise ModelFault("answer_too_large", "the pages of tools/list together")
             self._validate(types.ListToolsResult, page, "tools/list")
             tools += page["tools"]
             cursor = page.get("nextCursor")
@@ -285,6 +289,7 @@ class ServerSession:
             model = types.JSONRPCError if "error" in message else types.JSONRPCResponse
             self._validate(model, message, "answer")
             self._awaited = None
+            self._answer_bytes += len(line)
             return message
         asked = type(number) is int and 0 < number <= self._num_requests
         what = "second answer to" if asked else "answer to unknown"
@@ -296,6 +301,9 @@ class ServerSession:
         self._noise(line, None)
         adapter = REQUEST if "id" in message else NOTIFICATION
         body = {key: message[key] for key in ("method", "params") if key in message}
+        if has_more_parts(body, self._limits.max_parts):
+            self._fault(f"invalid {show(message['method'])}: too many values")
+            return
         try:
             envelope = types.JSONRPCRequest if "id" in message else types.JSONRPCNotification
             envelope.model_validate(message)
@@ -313,6 +321,9 @@ class ServerSession:
         self._send(reply)
 
     def _validate(self, model: type[BaseModel], value: Json, what: str) -> None:
+        if has_more_parts(value, self._limits.max_parts):
+            detail = f"{what}: more than {self._limits.max_parts} values"
+            raise self._invalid("invalid_message", detail)
         try:
             model.model_validate(value)
         except ValidationError as error:
@@ -360,15 +371,11 @@ PHASES = {"initialize": "initialize", "tools/list": "list", "tools/call": "call"
 def _tool_answer(result: dict[str, Json]) -> ToolAnswer:
     blocks = result.get("content", [])
     texts = [block["text"] for block in blocks if block["type"] == "text"]
+    values = [decode_text(text) for text in texts]
+    value: Json = values[0] if len(values) == 1 else values or blocks or None
     structured = result.get("structuredContent")
-    value: Json
-    if structured is not None:
+    if structured is not None and structured != value:
         value = structured["result"] if set(structured) == {"result"} else structured
-    elif texts:
-        values = [decode_text(text) for text in texts]
-        value = values[0] if len(values) == 1 else values
-    else:
-        value = blocks or None
     is_error = result.get("isError") is True
     return ToolAnswer(value=value, text="\n".join(texts), is_error=is_error, content=blocks)
 

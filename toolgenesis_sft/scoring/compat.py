@@ -43,6 +43,7 @@ from toolgenesis_sft.scoring.examination import (
     unreached,
 )
 from toolgenesis_sft.scoring.judge import Judge
+from toolgenesis_sft.scoring.presentable import MAX_TOOL_VALUES, excerpt
 from toolgenesis_sft.scoring.tg_compat import NO_ANSWER, CallScore, FileMatch
 
 RESULTS = "results.json"
@@ -81,7 +82,7 @@ def score_server(
     lists, faults = seen.launch(settings.launch_attempts) if parsed.code else ([], [parsed.fault])
     sheet.details["num_launches"] = len(lists)
     sheet.details["num_launch_attempts"] = settings.launch_attempts
-    sheet.evidence["tools"] = seen.raw_tools
+    sheet.evidence["tools"] = excerpt(seen.raw_tools, MAX_TOOL_VALUES)
     closed_by = "launch" if complies else "compliance"
     sheet.figures |= dict.fromkeys(FIGURES, unreached(f"gate: {closed_by}"))
     sheet.figures["compliance"] = scored(complies)
@@ -161,7 +162,7 @@ def run_unit_test(
     result: dict[str, Json],
 ) -> CallScore:
     answer = server.call(*call)
-    result["actual"], result["is_error"] = answer.value, answer.is_error
+    result["actual"], result["is_error"] = excerpt(answer.value), answer.is_error
     if answer.content is None:  # an error of the protocol is an exception to the reference
         return NO_ANSWER
     return tg_compat.call_score(test.expected, answer.content)

@@ -34,6 +34,7 @@ LAYER_FIGURES: dict[str, tuple[FigureName, ...]] = {
 # A tool that has let this many calls run into their deadline is not waited for again: a server
 # that never answers would otherwise cost its 110 tests times 30 s.
 MAX_TIMEOUTS_PER_TOOL = 2
+MAX_STALLED_STARTS = 5  # nor is a server started again that so often gave no sign of life
 
 Details: TypeAlias = dict[str, float | int | str | bool | None]
 
@@ -70,7 +71,8 @@ def figures_for(key: AnswerKey, settings: Score) -> tuple[FigureName, ...]:
 class Examination:
     """What became known of one server while its layers were scored.
 
-    timeouts: by tool, the calls that ran into their deadline.
+    timeouts: by tool, the calls that ran into their deadline. protocol_faults: the first of each
+    process, num_protocol_faults: all.
     """
 
     code: str
@@ -78,6 +80,8 @@ class Examination:
     tools: tuple[ToolSchema, ...] = ()
     raw_tools: list[dict[str, Json]] = field(default_factory=list)
     protocol_faults: list[str] = field(default_factory=list)
+    num_protocol_faults: int = 0
+    num_stalled_starts: int = 0
     denied: set[str] = field(default_factory=set)
     timeouts: Counter[str] = field(default_factory=Counter)
     stderr: str = ""
@@ -85,14 +89,28 @@ class Examination:
     @contextlib.contextmanager
     def fresh_server(self) -> Iterator[ServerSession]:
         """A new process of the server, after tools/list, with what it attempted noted down."""
-        with self.launcher.start(self.code) as server:
-            try:
-                server.list_tools()
+        if self.num_stalled_starts >= MAX_STALLED_STARTS:
+            raise ModelFault("initialize_timeout", f"{self.num_stalled_starts} starts ran into it")
+        with self._counting_stalls():
+            server = self.launcher.start(self.code)
+        try:
+            with server:
+                with self._counting_stalls():
+                    server.list_tools()
                 yield server
-            finally:
-                self.protocol_faults.extend(server.protocol_faults)
-                self.denied.update(server.denied)
-                self.stderr = server.stderr_tail or self.stderr
+        finally:
+            self.protocol_faults.extend(server.protocol_faults)
+            self.num_protocol_faults += server.num_protocol_faults
+            self.denied.update(server.denied)
+            self.stderr = server.stderr_tail or self.stderr
+
+    @contextlib.contextmanager
+    def _counting_stalls(self) -> Iterator[None]:
+        try:
+            yield
+        except ModelFault as fault:
+            self.num_stalled_starts += fault.kind in ("initialize_timeout", "list_timeout")
+            raise
 
     def is_mute(self, tool: str) -> bool:
         return self.timeouts[tool] >= MAX_TIMEOUTS_PER_TOOL
@@ -159,7 +177,7 @@ class Sheet:
 
     def conclude(self, seen: Examination) -> None:
         """Write down what was noticed on the side."""
-        self.details["num_protocol_faults"] = len(seen.protocol_faults)
+        self.details["num_protocol_faults"] = seen.num_protocol_faults
         self.evidence["protocol_faults"] = seen.protocol_faults[:50]
         self.evidence["observed"] = sorted(seen.denied)
         self.evidence["stderr"] = seen.stderr

@@ -38,6 +38,7 @@ from toolgenesis_sft.scoring.examination import (
     unreached,
 )
 from toolgenesis_sft.scoring.judge import Judge
+from toolgenesis_sft.scoring.presentable import MAX_TOOL_VALUES, excerpt
 from toolgenesis_sft.scoring.schema import SchemaMatch
 
 
@@ -83,7 +84,7 @@ def compliance_and_launch(
     lists, faults = seen.launch(settings.launch_attempts)
     sheet.details["num_launches"] = len(lists)
     sheet.details["num_launch_attempts"] = settings.launch_attempts
-    sheet.evidence["tools"] = seen.raw_tools
+    sheet.evidence["tools"] = excerpt(seen.raw_tools, MAX_TOOL_VALUES)
     if not lists:
         kind = parse_fault or Counter(faults).most_common(1)[0][0]
         sheet.figures |= dict.fromkeys(FIGURES, unreached(f"launch: {kind}"))
@@ -170,10 +171,8 @@ def run_unit_test(
     renamed = unit_tests.rename_arguments(test.arguments, match.arguments.get(test.tool, {}))
     result["sent"] = renamed
     answer = server.call(live, renamed)
-    result["actual"], result["is_error"] = answer.value, answer.is_error
-    result["score"] = round(
-        unit_tests.judge_answer(test, answer.value, answer.text, answer.is_error), 6
-    )
+    result["actual"], result["is_error"] = excerpt(answer.value), answer.is_error
+    result["score"] = round(unit_tests.judge_answer(test, answer), 6)
 
 
 def capability_boundary(

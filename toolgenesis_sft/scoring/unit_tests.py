@@ -18,13 +18,16 @@ import ast
 import json
 import math
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from toolgenesis_sft.benchmark import is_error_value
 from toolgenesis_sft.records import Json, UnitTest
+from toolgenesis_sft.sandbox.session import ToolAnswer
 
 RELATIVE_TOLERANCE = 1e-6
 ABSOLUTE_TOLERANCE = 1e-9
@@ -46,19 +49,27 @@ CONTAINER = re.compile(r"\s*[\[{]")
 PYTHON_LITERAL = re.compile(r"\s*[\[({]|\s*(?:True|False|None)\s*$")
 
 
-def judge_answer(test: UnitTest, answer_value: Json, answer_text: str, is_error: bool) -> float:
+def judge_answer(test: UnitTest, answer: ToolAnswer) -> float:
     """Score in 0..1 of an answer.
 
     Where an error is expected, any error is right, whatever its words, and nothing else is.
-    Where a value is expected, an error is 0.0; a server that sends the value both structured and
-    as text is judged by the better of the two.
+    Where a value is expected, an error is 0.0; else its best reading counts (`readings`).
     """
-    failed = is_error or is_error_value(answer_value)
+    failed = answer.is_error or is_error_value(answer.value)
     if failed or test.expects_error:
         return float(failed and test.expects_error)
     expected = decode(test.expected)
-    score = compare(expected, answer_value)
-    return score if score == 1.0 else max(score, compare(expected, decode(answer_text)))
+    return max(compare(expected, reading) for reading in readings(answer))
+
+
+def readings(answer: ToolAnswer) -> list[Json]:
+    """What an answer says: its value, and its text as it stands, which recordings often hold (an
+    SDK writes the items of a list one below the other). The text counts only where it says what
+    the structured value does: a server that sends two different answers gets no second guess."""
+    blocks = [block["text"] for block in answer.content or () if block["type"] == "text"]
+    if same(_flat(blocks or [answer.text]), _flat([answer.value])):
+        return [answer.value, decode(answer.text)]
+    return [answer.value]
 
 
 def soft_and_hard(scores: Sequence[float]) -> tuple[float, float]:
@@ -147,8 +158,18 @@ def same_scalar(a: Json, b: Json) -> bool:
 
 
 def plain_text(text: str) -> str:
-    """Composed Unicode, single spaces."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """Composed Unicode, single spaces. Text that is not stream-safe (UAX #15, section 13) stays as
+    it is: composing takes the square of the marks on one letter, and no language has 30."""
+    if not text.isascii() and not _many_marks().search(text):
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.split())
+
+
+@cache
+def _many_marks() -> re.Pattern[str]:
+    """More than 30 non-starters in a row."""
+    marks = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(c))
+    return re.compile(f"[{marks}]{{31}}")
 
 
 def prose_agreement(a: str, b: str) -> float:
@@ -272,6 +293,20 @@ class Alignment:
 
     def _equal(self, a: Node, b: Node) -> bool:
         return a.size == b.size and self.agreement(a, b) == a.size
+
+
+def _flat(values: list[Json]) -> list[Json]:
+    """What is in lists of lists, in order, with texts decoded."""
+    flat: list[Json] = []
+    stack = values[::-1]
+    while stack:
+        value = stack.pop()
+        value = decode(value) if isinstance(value, str) else value
+        if isinstance(value, list):
+            stack.extend(reversed(value))
+        else:
+            flat.append(value)
+    return flat
 
 
 def _dice(a: Sequence[str], b: Sequence[str]) -> float:

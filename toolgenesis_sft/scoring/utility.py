@@ -14,8 +14,9 @@ from toolgenesis_sft.errors import ModelFault
 from toolgenesis_sft.records import Json, Task
 from toolgenesis_sft.sandbox.session import ToolAnswer
 from toolgenesis_sft.scoring.examination import Examination
+from toolgenesis_sft.scoring.presentable import excerpt
 from toolgenesis_sft.scoring.schema import SchemaMatch
-from toolgenesis_sft.scoring.unit_tests import compare, rename_arguments
+from toolgenesis_sft.scoring.unit_tests import compare, decode, rename_arguments
 
 
 @dataclass
@@ -69,13 +70,14 @@ def replay(task: Task, match: SchemaMatch, seen: Examination) -> TaskResult:
                 record["fault"] = f"missing_value: {error}"
                 continue
             assert isinstance(arguments, dict)
-            record["arguments"] = rename_arguments(arguments, match.arguments.get(planned.tool, {}))
+            renamed = rename_arguments(arguments, match.arguments.get(planned.tool, {}))
+            record["arguments"] = excerpt(renamed)
             try:
-                answer = server.call(live, record["arguments"])
+                answer = server.call(live, renamed)
             except ModelFault as fault:  # the server is gone or mute: the rest cannot run
                 record["fault"] = result.fault = seen.note(live, fault)
                 continue
-            record["actual"], record["is_error"] = answer.value, answer.is_error
+            record["actual"], record["is_error"] = excerpt(answer.value), answer.is_error
             answers[-1] = answer
     for check in task.outcome:
         shown: dict[str, Json] = check.model_dump(mode="json")
@@ -83,8 +85,8 @@ def replay(task: Task, match: SchemaMatch, seen: Examination) -> TaskResult:
         try:
             if found is None or found.is_error:
                 raise MissingValue(f"call {check.call} has no answer")
-            shown["found"] = value_at(found.value, check.path)
-            shown["ok"] = compare(check.equals, shown["found"]) == 1.0
+            value = value_at(found.value, check.path)
+            shown["found"], shown["ok"] = excerpt(value), compare(check.equals, value) == 1.0
         except MissingValue as error:
             shown["ok"], shown["reason"] = False, str(error)
         result.checks.append(shown)
@@ -108,8 +110,11 @@ def fill(value: Json, answers: list[ToolAnswer | None]) -> Json:
 
 
 def value_at(value: Json, path: str) -> Json:
-    """The value at a dotted path, list items by number; the empty path is the whole value."""
+    """The value at a dotted path, list items by number; the empty path is the whole value. A text
+    on the way may be JSON: tools declared `-> str` answer so."""
     for step in filter(None, path.split(".")):
+        if isinstance(value, str):
+            value = decode(value)
         try:
             value = value[int(step)] if isinstance(value, list) else value[step]
         except (KeyError, IndexError, ValueError, TypeError) as error:

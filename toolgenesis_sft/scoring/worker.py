@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from toolgenesis_sft.scoring.agent import Agent
 from toolgenesis_sft.scoring.examination import figures_for, harness_failed
 from toolgenesis_sft.scoring.job import ScoreJob, agent_of, digest, judge_of
 from toolgenesis_sft.scoring.judge import Judge
+from toolgenesis_sft.scoring.presentable import presentable
 
 NUM_TRIES = 2  # of a prediction whose scoring ended in a harness fault
-MAX_SHOWN_CHARS = 4000  # of one answer in the evidence
 
 
 class Scored(NamedTuple):
@@ -117,23 +116,3 @@ def evidence_path(run: RunFolder, prediction: ServerPrediction) -> Path:
         model += "-" + hashlib.sha256(prediction.model.encode()).hexdigest()[:6]
     name = f"{model}.{prediction.strategy}.{prediction.sample_index}.json"
     return run.evidence / prediction.slug / name
-
-
-def presentable(value: Json, depth: int = 0) -> Json:
-    """Evidence that any JSON reader takes: long texts cut (and marked), no NaN, bounded depth."""
-    if isinstance(value, str):
-        text = value.encode(errors="replace").decode()
-        limit = MAX_SHOWN_CHARS if depth > 1 else 50 * MAX_SHOWN_CHARS  # the code is at depth 1
-        cut = f"... [{len(text) - limit} more characters]"
-        return text if len(text) <= limit else text[:limit] + cut
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 64:
-        return f"[a number of {value.bit_length()} bits]"
-    if isinstance(value, dict | list | tuple):
-        if depth > 40:
-            return "[deeper values are not shown]"
-        if isinstance(value, dict):
-            return {str(key): presentable(inner, depth + 1) for key, inner in value.items()}
-        return [presentable(inner, depth + 1) for inner in value]
-    return value

@@ -18,6 +18,10 @@ def tools(request):
         answer(request, {"tools": [tool(str(i)) for i in range(300)], "nextCursor": str(page)})
     elif KIND == "description":
         answer(request, {"tools": [tool("t", "x" * (10 << 20))]})
+    elif KIND == "large_pages":
+        answer(request, {"tools": [tool("t", "x" * 600_000)], "nextCursor": str(page)})
+    elif KIND == "icons":
+        answer(request, {"tools": [{**tool("t"), "icons": [{}] * 200_000}]})
     elif KIND == "names":
         names = [
             "act",
