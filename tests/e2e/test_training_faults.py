@@ -96,7 +96,7 @@ def test_killed_at_any_moment_of_its_start_it_starts_again(tmp_path: Path) -> No
     trained_and_exported(tiny)
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_stopped_by_a_signal_it_continues_to_the_same_bits(
     whole: Tiny, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -70,25 +71,58 @@ def test_a_ranks_last_words_are_its_exception(tmp_path: Path) -> None:
     assert launch.last_words(tmp_path, 0) == ""
 
 
-def test_a_request_to_stop_is_passed_on_to_the_launcher(tmp_path: Path) -> None:
+def watched(tmp_path: Path, expects: signal.Signals, sends: list[signal.Signals]) -> int:
+    """What `watch` yields of a launcher that ends with 7 on this signal while we are sent those;
+    the second only after the launcher has noted the first."""
     text = (
         "import pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
-        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+        f"ready, noted = (pathlib.Path({str(tmp_path)!r}, name) for name in ('ready', 'noted'))\n"
+        "def receive(*_):\n"
+        "    noted.touch()\n"
+        f"    if {len(sends)} == 1: sys.exit(7)\n"
+        f"signal.signal(signal.{expects.name}, receive)\n"
+        "ready.touch()\n"
+        "time.sleep(60)\n"
         "time.sleep(60)\n"
     )
 
     def ask() -> None:
-        while not (tmp_path / "ready").exists():
-            pass
-        os.kill(os.getpid(), signal.SIGUSR1)
+        for number, name in zip(sends, ("ready", "noted"), strict=False):
+            while not (tmp_path / name).exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), number)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    command = program(tmp_path, text)
-    assert launch.watch(command, RunFolder(tmp_path), tmp_path, 10) == (7, True)
-    asking.join()
-    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    try:
+        return_code, was_asked = launch.watch(
+            program(tmp_path, text), RunFolder(tmp_path), tmp_path, 10
+        )
+    finally:
+        asking.join()
+    assert was_asked
+    return return_code
+
+
+@pytest.mark.parametrize(
+    ("sent", "passed_on"),
+    [
+        (signal.SIGUSR1, signal.SIGUSR1),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM),
+    ],
+)
+def test_a_request_to_stop_is_passed_on_to_the_launcher(
+    tmp_path: Path, sent: signal.Signals, passed_on: signal.Signals
+) -> None:
+    before = signal.getsignal(sent)
+    assert watched(tmp_path, passed_on, [sent]) == 7
+    assert signal.getsignal(sent) is before
+
+
+def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        watched(tmp_path, signal.SIGTERM, [signal.SIGINT, signal.SIGINT])
 
 
 def test_ranks_learn_where_to_log_and_nothing_of_another_launcher(

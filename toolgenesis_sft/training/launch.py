@@ -122,7 +122,12 @@ def watch(command: list[str], run: RunFolder, attempt: Path, num_steps: int) -> 
     env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     with (attempt / "launcher.log").open("wb") as log:
         launcher = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for this process alone, which asks for a save
         )
     try:
         with passed_on(launcher) as asked, Progress("train", num_steps, "steps") as progress:
@@ -131,7 +136,7 @@ def watch(command: list[str], run: RunFolder, attempt: Path, num_steps: int) -> 
                 show(progress, run)
             show(progress, run)
     finally:
-        launcher.kill()  # a no-op after its end; on Ctrl-C the ranks end with it
+        launcher.kill()  # a no-op after its end; on a second Ctrl-C the ranks end with it
         launcher.wait()
     return launcher.returncode, bool(asked)
 
@@ -145,14 +150,19 @@ def show(progress: Progress, run: RunFolder) -> None:
 
 @contextmanager
 def passed_on(launcher: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Pass requests to stop on to the launcher; the list holds those that came."""
+    """Pass requests to stop on to the launcher; the list holds those that came. Ctrl-C is one as
+    well, unless it is ignored (`nohup`); the second one ends everything at once."""
     asked: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in asked:
+            raise KeyboardInterrupt
         asked.append(number)
-        launcher.send_signal(number)
+        launcher.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 
     before = {number: signal.signal(number, receive) for number in STOP_SIGNALS}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, receive)
     try:
         yield asked
     finally:
