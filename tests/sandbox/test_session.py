@@ -62,18 +62,6 @@ PROGRAMS = {
     + "@mcp.tool()\ndef ping() -> str:\n    return store['word']\n"
     + MAIN
     + "    store['word'] = 'pong'\n    mcp.run()\n",
-    "main block that fails": SDK
-    + "mcp = FastMCP('x')\n"
-    + TOOL.format("mcp")
-    + MAIN
-    + "    import uvicorn_is_not_here\n    mcp.run()\n",
-    "arguments expected": "import argparse\n"
-    + SDK
-    + "mcp = FastMCP('x')\n"
-    + TOOL.format("mcp")
-    + MAIN
-    + "    p = argparse.ArgumentParser()\n    p.add_argument('needed')\n"
-    + "    p.parse_args()\n    mcp.run()\n",
     "low level server": """
 import asyncio
 from mcp import types
@@ -147,6 +135,22 @@ def ping(word: Word | None = None) -> str:
 }
 
 
+FAILING_MAIN_BLOCKS = {
+    "main block that fails": SDK
+    + "mcp = FastMCP('x')\n"
+    + TOOL.format("mcp")
+    + MAIN
+    + "    import uvicorn_is_not_here\n    mcp.run()\n",
+    "arguments expected": "import argparse\n"
+    + SDK
+    + "mcp = FastMCP('x')\n"
+    + TOOL.format("mcp")
+    + MAIN
+    + "    p = argparse.ArgumentParser()\n    p.add_argument('needed')\n"
+    + "    p.parse_args()\n    mcp.run()\n",
+}
+
+
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
 def test_programs_of_every_style_start_unchanged(box: Sandbox, program: str) -> None:
     with box.start(program) as server:
@@ -155,6 +159,16 @@ def test_programs_of_every_style_start_unchanged(box: Sandbox, program: str) -> 
         assert (answer.value, answer.is_error) == ("pong", False)
         assert server.protocol_faults == []
         assert server.denied == []
+
+
+@pytest.mark.parametrize("program", FAILING_MAIN_BLOCKS.values(), ids=FAILING_MAIN_BLOCKS.keys())
+def test_a_main_block_that_fails_is_counted_and_keeps_no_server_from_being_judged(
+    box: Sandbox, program: str
+) -> None:
+    with box.start(program) as server:
+        assert server.call("ping", {}).value == "pong"
+        [fault] = server.protocol_faults
+    assert fault.startswith("the main block fails: ")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,10 @@ class ControlGroups:
 
 def writable_parents(mounts: str, groups: str) -> tuple[Mechanism, dict[str, Path]]:
     """Where groups can be made: the mechanism, the folder for each of memory and pids, and v1's for
-    cpu if there is one (of v2 it is the same). `mounts` and `groups` are the texts of /proc/self/mounts and /proc/self/cgroup."""
+    cpu if there is one (of v2 it is the same).
+
+    `mounts` and `groups` are the texts of /proc/self/mounts and /proc/self/cgroup.
+    """
     own = {}
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)

@@ -17,8 +17,8 @@ Covered; the words before each colon name a test in tests/sandbox/:
 Not covered: faults of the kernel itself; side channels (timing, load, caches); where only rlimits
 are at hand (`self_test` names the mechanism), the memory of a process tree as a whole, which is
 then bounded by processes times memory, and the cores that its processes take from its neighbours
-while its time runs; before Linux 5.14, a limit of processes for each server apart (it counts all of a
-uid); what a server attempts by means that a Python audit hook does not see. The clock and
+while its time runs; before Linux 5.14, a limit of processes for each server apart (it counts all of
+a uid); what a server attempts by means that a Python audit hook does not see. The clock and
 os.urandom are real; `random` starts from the same seed in every server.
 """
 

@@ -187,6 +187,9 @@ class ServerSession:
         if result["protocolVersion"] not in SUPPORTED_PROTOCOL_VERSIONS:
             raise self._invalid("invalid_message", f"version {show(result['protocolVersion'])}")
         self.server_info = result["serverInfo"]
+        for kind, detail in self._relay.reports:
+            if kind == "main_block":
+                self._fault(f"the main block fails: {show(detail)}")
         self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
     def list_tools(self) -> tuple[ToolSchema, ...]:

@@ -3,6 +3,8 @@
 The program runs as `__main__`, so that what stands in its main block happens. Every transport that
 it starts becomes stdio, whichever it asked for. Where it starts none, the server object is looked
 for: a class of the `src.apps` convention, then `mcp`, `server`, `app`, then the only FastMCP there.
+So a main block that wants arguments, or a web server's package, keeps no server from being judged;
+its fault is reported.
 """
 
 from __future__ import annotations
@@ -59,8 +61,9 @@ def serve_over_stdio_only() -> None:
                 setattr(cls, name, run_async)
 
 
-def serve(code: bytes) -> None:
-    """Run the program, then serve until stdin ends. Raises Unservable."""
+def serve(code: bytes, report: Callable[[str, str], None]) -> None:
+    """Run the program, then serve until stdin ends. Raises Unservable; `report` is told the kind
+    and the detail of what keeps the server from nothing."""
     program, main_block = _parse(code)
     module = ModuleType("__main__")
     module.__file__ = SERVER_FILE
@@ -76,6 +79,8 @@ def serve(code: bytes) -> None:
         if not main_block.co_names and callable(main) and not _needs_arguments(main):
             fault = _attempt(lambda: _finish(main()))
         raise fault or Unservable("no_server_object", "the program makes no FastMCP object")
+    if fault is not None:
+        report("main_block", fault.detail)
     server.run()
 
 

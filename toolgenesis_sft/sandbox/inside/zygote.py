@@ -123,7 +123,7 @@ def run_server(fds: list[int], settings: dict[str, Any]) -> NoReturn:
     random.seed(0)  # the same calls give the same answers in the next run
     audit.arm(lambda line: tell(report, "denied", line))
     try:
-        program.serve(code)
+        program.serve(code, lambda kind, detail: tell(report, kind, detail))
     except program.Unservable as fault:
         tell(report, fault.kind, fault.detail)
         os._exit(1)
