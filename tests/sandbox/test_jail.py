@@ -228,6 +228,17 @@ def test_a_bubblewrap_that_cannot_start_is_quoted_with_the_remedy(
         self_test(server_python)
 
 
+def test_a_bwrap_that_cannot_even_be_run_is_named_and_nobody_waits_for_it(
+    server_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_bytes(b"\x7fELF, but not really")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match=r"bwrap: Exec format error: the jail cannot start"):
+        self_test(server_python)
+
+
 def test_an_interpreter_that_does_not_run_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("")

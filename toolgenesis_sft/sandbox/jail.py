@@ -141,15 +141,20 @@ class Jail:
 
         def keep() -> None:
             # The kernel ends bwrap when the thread that started it ends, so this thread stays.
-            self._process = subprocess.Popen(
-                line,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                pass_fds=(theirs.fileno(),),
-            )
-            theirs.close()
-            started.set()
+            try:
+                self._process = subprocess.Popen(
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._log,
+                    pass_fds=(theirs.fileno(),),
+                )
+            except OSError as error:  # no memory or no process left; the socket's end says so
+                self._log.write(f"{line[0]}: {error.strerror}".encode())
+                return
+            finally:
+                theirs.close()
+                started.set()
             self._process.wait()
 
         self._keeper = threading.Thread(target=keep, name="sandbox", daemon=True)
