@@ -143,6 +143,39 @@ def test_without_splits_every_server_is_held_out(tmp_path: Path) -> None:
     assert load_benchmark(written(tmp_path, [item()])).held_out == ("adder",)
 
 
+def test_a_unit_test_of_a_tool_that_nothing_declares_is_a_fault_of_the_benchmark(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, [item(unit_test={"subtract": [test_case({}, "1")]})])
+    [test] = load_answer_keys(path)["adder"].unit_tests
+    assert test.unanswerable
+
+
+ADD = {"tool": "add", "arguments": {"a": 1}}
+CHECK = {"call": 0, "equals": 1}
+
+
+@pytest.mark.parametrize(
+    ("plan", "outcome", "says"),
+    [
+        ([ADD, {**ADD, "tool": "ad"}], [CHECK], r"plan\.1\.tool = ad: is no tool .*rename it"),
+        ([ADD], [{**CHECK, "call": 1}], r"outcome\.0\.call = 1: .*has 1, counted from 0"),
+        ([ADD], [CHECK, {**CHECK, "call": -1}], r"outcome\.1\.call = -1: is no call"),
+        ([{**ADD, "arguments": {"a": [{"$from": "0.x"}]}}], [CHECK], r"plan\.0\.\$from = 0\.x"),
+        ([ADD, {**ADD, "arguments": {"a": {"$from": "id"}}}], [CHECK], r"plan\.1\.\$from = id"),
+    ],
+)
+def test_a_task_that_no_server_can_do_names_its_file_item_and_rule(
+    tmp_path: Path, plan: Any, outcome: Any, says: str
+) -> None:
+    path = written(tmp_path, [item()])
+    good = {"prompt": "Add.", "plan": [ADD, ADD], "outcome": [{"call": 1, "equals": 1}]}
+    tasks = {"adder": [good, {"prompt": "Add.", "plan": plan, "outcome": outcome}]}
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    with pytest.raises(UserError, match=rf"^tasks\.json: adder: task 1: {says}"):
+        load_answer_keys(path)
+
+
 if SUBSET.exists():
 
     def test_the_thirteen_real_servers_load_whole() -> None:

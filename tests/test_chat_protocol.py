@@ -72,6 +72,37 @@ def test_an_answer_of_tool_calls_alone_has_no_text() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ({"content": "a\ud800b\udc00"}, "a\ufffdb\ufffd"),
+        ({"content": ["\ud83d", "\ude00"]}, "\U0001f600"),
+        (
+            {"content": "a", "reasoning_content": "\udfff"},
+            "<think>\n\ufffd\n</think>\n\na",
+        ),
+        ({"content": "größer \0 \U0001f600 \ufeff"}, "größer \0 \U0001f600 \ufeff"),
+    ],
+    ids=["halves", "pair in two parts", "in a thought", "whole characters"],
+)
+def test_half_a_surrogate_pair_is_replaced_so_that_the_answer_can_be_kept(
+    said: dict[str, Any], text: str
+) -> None:
+    completion = read(said)
+    assert completion.text == text
+    assert completion.as_message().to_line()
+
+
+@pytest.mark.parametrize("part", ["name", "arguments", "id"])
+def test_a_call_with_half_a_surrogate_pair_cannot_be_made(part: str) -> None:
+    texts = {"id": "x", "name": "add", "arguments": "b", part: "\ud800"}
+    arguments = json.dumps({"a": texts["arguments"]})
+    function = {"name": texts["name"], "arguments": arguments}
+    completion = read({"tool_calls": [{"id": texts["id"], "function": function}]})
+    assert completion.tool_calls == ()
+    assert len(completion.invalid_tool_calls) == 1
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         None,

@@ -79,6 +79,68 @@ def test_a_dry_run_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+CARD = str(ROOT / "recipes" / "qwen3_8b_sft.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("build", TINY, "data.sources=[gone]"), "is neither a path nor a name"),
+        (("run", TINY, "data.sources=[gone]"), "is neither a path nor a name"),
+        (("build", TINY, "data.catalogue=sources.yaml", "data.sources=[a]"), "add up to 1"),
+        (("build", TINY, "data.catalogue=sources.yaml", "data.sources=[b]"), "mean licence"),
+        (("plan", TINY), "holds no built data set to plan with"),
+        (("train", TINY), "holds no built data set"),
+        (("export", TINY), "holds no complete checkpoint"),
+        (("generate", TINY), "model.random = runs/tiny-cpu/base_model: is not there"),
+        (("score", TINY), "toolgenesis-sft generate"),
+        (("report", TINY), "toolgenesis-sft generate"),
+    ],
+)
+def test_a_dry_run_says_what_the_stage_lacks(
+    arguments: tuple[str, ...],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    catalogue = tmp_path / "sources.yaml"
+    if "sources=[a]" in arguments[-1]:
+        rows = ROOT / "tests" / "corpus" / "layouts" / "xlam.jsonl"
+        catalogue.write_text(f"a: {{layout: xlam, path: {rows}, licence: MIT, weight: 0.4}}")
+    elif "sources=[b]" in arguments[-1]:
+        catalogue.write_text("b: {layout: xlam, path: rows.jsonl, license: MIT}")
+    assert says in refused(capsys, *arguments, "--dry-run")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_a_plan_needs_no_data_where_the_recipe_says_how_much_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", CARD, "--dry-run"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_score_reads_the_predictions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no-such-server.py").write_text("print()")
+    score = ("score", "--benchmark", "data/mini/benchmark.json", "--out", str(tmp_path / "out"))
+    said = refused(capsys, *score, "--predictions", str(tmp_path), "--dry-run")
+    assert "slug = no-such-server: is not in the benchmark" in said
+
+
+@pytest.mark.parametrize("name", ["file", "file/inner"])
+def test_a_file_of_the_runs_name_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    said = refused(capsys, "build", TINY, "--run", str(tmp_path / name))
+    assert "cannot be written" in said
+
+
 def test_a_dry_run_of_a_report_leaves_the_one_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,3 +170,13 @@ def test_the_model_cards_run_is_117_steps(
         117,
         64,
     )
+
+
+@pytest.mark.parametrize("arguments", [["score", "--benchmark", "b.json"], ["train"]])
+def test_an_override_without_a_recipe_is_told_from_a_recipe(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "score.workers=1"])
+    assert ended.value.code == 2
+    assert "score.workers=1 changes a recipe, and none stands before it" in capsys.readouterr().err

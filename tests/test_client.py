@@ -232,6 +232,81 @@ def test_max_tokens_goes_under_its_second_name_where_the_first_is_refused() -> N
     assert server.bodies[-1]["max_completion_tokens"] == 50
 
 
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("seed", "Unsupported parameter: 'seed' is not supported"),
+        ("seed", '{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}'),
+        ("seed", 'Unknown name "seed": cannot find field. Known: logprobs, max_tokens'),
+        ("temperature", "'temperature' does not support 0.5 with this model, only 1"),
+        ("temperature", "invalid temperature: only 1 is allowed for this model"),
+    ],
+)
+def test_a_server_that_takes_no_seed_or_temperature_is_asked_without_and_that_is_said_once(
+    field: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        return Fault("status", 400, text=words) if field in body else reply("fine")
+
+    with ScriptedServer(script) as server:
+        answers = ask(ModelClient(server.url, "scripted", concurrency=1), times=3, logprobs=True)
+    assert [answer.drawn_without for answer in answers] == [(field,)] * 3
+    assert len(server.bodies) == 4  # it is told once
+    assert set(server.bodies[0]) - set(server.bodies[-1]) == {field}
+    said = capsys.readouterr().err
+    assert f"refuses `{field}`" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["temperature must be in [0, 0.4]", "Input should be less than or equal to 0.4"]
+)
+def test_a_temperature_out_of_the_server_s_range_is_not_left_out(words: str) -> None:
+    with (
+        ScriptedServer(scripted(Fault("status", 400, text=words))) as server,
+        pytest.raises(HarnessFault, match="request_refused"),
+    ):
+        ask(ModelClient(server.url, "scripted"))
+    assert len(server.bodies) == 1
+
+
+def test_a_refusal_that_stays_without_the_field_it_names_teaches_nothing() -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        if body["max_tokens"] == 1:
+            return Fault("status", 400, text="a prompt on seed banks is not supported")
+        return reply("fine")
+
+    async def go(url: str) -> Completion:
+        async with ModelClient(url, "scripted") as client:
+            with pytest.raises(HarnessFault, match="request_refused"):
+                await client.complete(QUESTION, max_tokens=1, temperature=0.0, seed=7)
+            return await client.complete(QUESTION, max_tokens=2, temperature=0.0, seed=7)
+
+    with ScriptedServer(script) as server:
+        assert asyncio.run(go(server.url)).drawn_without == ()
+    assert server.bodies[-1]["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault("status", 404, text="Not Found"), "url_refused"),
+        (Fault("status", 405, text="Method Not Allowed"), "url_refused"),
+        (Fault("status", 307, headers=("Location: /v2",)), "url_refused"),
+        (Fault("status", 404, text="The model `x` does not exist."), "request_refused"),
+    ],
+    ids=lambda value: f"{value.status} {value.text}" if isinstance(value, Fault) else value,
+)
+def test_a_url_that_leads_nowhere_is_told_from_a_model_that_is_not_there(
+    fault: Fault, kind: str
+) -> None:
+    with ScriptedServer(scripted(fault)) as server, pytest.raises(HarnessFault) as raised:
+        ask(client := ModelClient(server.url, "scripted"))
+    assert raised.value.kind == kind
+    assert client.is_hopeless(raised.value)
+    assert len(server.bodies) == 1
+
+
 def test_log_probabilities_become_their_mean() -> None:
     with ScriptedServer(scripted(reply("a b", logprobs=[-0.5, -1.5]))) as server:
         [completion] = ask(ModelClient(server.url, "scripted"), logprobs=True)

@@ -11,7 +11,8 @@ import pytest
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.predictions import read_predictions, write_registry
 from toolgenesis_sft.prompts import parse_prediction, schema_tools
-from toolgenesis_sft.records import ServerPrediction
+from toolgenesis_sft.records import Json, ServerPrediction
+from toolgenesis_sft.runs import write_json
 
 CODE = 'from mcp.server.fastmcp import FastMCP\n\nmcp = FastMCP("größer")\n'
 SCHEMA = {"tools": [{"name": "add", "description": "Add.", "inputSchema": {"type": "object"}}]}
@@ -36,13 +37,44 @@ def test_json_lines_are_read_in_order(tmp_path: Path) -> None:
     assert list(read_predictions(path)) == list(read_predictions(tmp_path)) == written
 
 
-def test_a_torn_last_line_is_no_prediction(tmp_path: Path) -> None:
+def test_a_torn_last_line_of_a_run_is_no_prediction(tmp_path: Path) -> None:
+    write_json(tmp_path / "provenance.json", {"generate": {}})
     path = tmp_path / "predictions.jsonl"
     line = prediction("a").to_line()
     path.write_text(line + line[:-20])
     assert list(read_predictions(path)) == [prediction("a")]
     path.write_text(line + "\n" + line.rstrip("\n"))
     assert list(read_predictions(path)) == [prediction("a")] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "provenance", "last"),
+    [
+        ("predictions.jsonl", None, '{"slug": "b", "compl'),
+        ("predictions.jsonl", {"score": {}}, '{"slug": "b", "compl'),
+        ("mine.jsonl", {"generate": {}}, '{"slug": "b", "compl'),
+        ("predictions.jsonl", {"generate": {}}, '{"slug": "b", "completion": "x"}'),
+    ],
+    ids=["no run", "only scored here", "beside a run's", "JSON without a model"],
+)
+def test_a_broken_last_line_that_no_run_was_writing_is_named_without_a_newline_too(
+    tmp_path: Path, name: str, provenance: Json, last: str
+) -> None:
+    if provenance is not None:
+        write_json(tmp_path / "provenance.json", provenance)
+    for end in ("", "\n"):
+        (tmp_path / name).write_text(prediction("a").to_line() + last + end)
+        with pytest.raises(UserError, match=f"{name}: line 2"):
+            list(read_predictions(tmp_path / name))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prediction(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(prediction("a").to_line().rstrip(), encoding="utf-8-sig")
+    assert list(read_predictions(path)) == [prediction("a")]
+    (tmp_path / "b.py").write_text(CODE, encoding="utf-8-sig")
+    [b] = read_predictions(tmp_path)
+    assert b.completion == CODE
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from textwrap import indent
 
 import pytest
 
@@ -68,6 +69,24 @@ def test_a_schema_that_is_shown_reads_back_as_the_same_tools() -> None:
         f"```bash\npip install mcp\n```\n```python\n{CODE}```\n```python\nprint('try it')\n```",
         f'```json\n{{"a": 1}}\n```\n```python\n{CODE}```',
         f"```python\nprint('{'long ' * 100}')\n```\nand\n```python\n{CODE}```",
+        f"1. Write it:\n   ```python\n{indent(CODE, '   ')}   ```\n2. Run it.\n",
+        f"- First:\n\n    ```python\n\n{indent(CODE, '    ')}    ```\n",
+        f"\t```python\n{indent(CODE, chr(9))}\t```\n",
+        f"    ```python\n{CODE}    ```\n",
+        f"1. ```python\n{indent(CODE, '   ')}   ```\n",
+        f"{CODE}```",
+        f"Sure:\n\n{CODE}```\nThis server adds numbers.\n",
+        f"{CODE}```\n\nRun it:\n```bash\npython server.py\n```\n",
+        f"{CODE}\nRun it:\n\n```bash\npython server.py\n```\n",
+        f"Here it is: ```python\n{CODE}```\n",
+        f"```python\n{CODE}```\n```python\n```\n",
+        f"```python\n```\n```python\n{CODE}```\n",
+        f"\ufeff{CODE}",
+        f"\ufeff```python\n{CODE}```",
+        f"a thought\n</think>\nSure:\n\n{CODE}\nThat is all.\n".replace("\n", "\r\n"),
+        f'```python title="server.py"\n{CODE}```',
+        f"```server.py\n{CODE}```",
+        f'```json\n["FastMCP", "{"long " * 100}"]\n```\n```text\n{CODE}```\n```text\nok\n```',
     ],
     ids=[
         "bare",
@@ -84,6 +103,24 @@ def test_a_schema_that_is_shown_reads_back_as_the_same_tools() -> None:
         "several languages",
         "json first",
         "longer block that is no server",
+        "fence in a list",
+        "fence deeper in a list",
+        "fence after a tab",
+        "indent of the fence alone",
+        "fence as a list item",
+        "closing fence alone",
+        "closing fence and prose",
+        "closing fence and another block",
+        "another block after a bare program",
+        "fence behind words",
+        "last block empty",
+        "first block empty",
+        "byte-order mark",
+        "byte-order mark before a fence",
+        "line ends of Windows",
+        "title in quotes",
+        "file name for a language",
+        "another language's name",
     ],
 )
 def test_the_program_is_found(completion: str) -> None:
@@ -97,6 +134,12 @@ def test_a_program_whose_docstring_holds_a_fence_is_whole() -> None:
     code = f'from fastmcp import FastMCP\n\nUSE = """\n{use}"""\n'
     assert parse_code(f"```python\n{code}```\n\nIt runs:\n```bash\nls\n```\n") == (code, "")
     assert parse_code(code) == (code, "")
+
+
+def test_a_line_of_a_text_that_is_not_indented_as_its_fence_is_stays_whole() -> None:
+    code = CODE + 'TEXT = """\nat the margin\n"""\n'
+    listed = indent(code, "   ", lambda line: line != "at the margin\n")
+    assert parse_code(f"1. So:\n   ```python\n{listed}   ```\n") == (code, "")
 
 
 def test_a_program_that_speaks_of_think_blocks_keeps_them() -> None:
@@ -115,6 +158,8 @@ def test_a_program_that_speaks_of_think_blocks_keeps_them() -> None:
         (CODE[:-3] + "(", True, "truncated"),
         (f"```python\n{CODE}def f(", True, "truncated"),
         (f"```python\n{CODE}def f(\n```", False, "syntax_error"),
+        ("```python\n```", False, "empty_completion"),
+        ("Here it is:\n\n```python\n\n```\n", False, "empty_completion"),
         ("I cannot help with that.", False, "syntax_error"),
         ("const x = require('mcp');", False, "syntax_error"),
         ("x = '\ud800'", False, "syntax_error"),
@@ -140,7 +185,8 @@ def test_a_cut_answer_that_compiles_is_a_program() -> None:
     ],
 )
 def test_a_broken_program_is_never_repaired_by_leaving_a_part_out(broken: str) -> None:
-    for completion in (broken, f"Sure:\n\n{broken}", f"```python\n{broken}```"):
+    wrapped = (f"Sure:\n\n{broken}", f"```python\n{broken}```", f"{broken}```")
+    for completion in (broken, *wrapped):
         code, fault = parse_code(completion)
         assert fault == "syntax_error"
         assert broken.strip() in code
@@ -165,6 +211,8 @@ def test_a_huge_answer_is_read_without_a_program_in_it(part: str, num_chars: int
         f"The schema [1] is {json.dumps(SCHEMA)}, as asked.",
         f"```json\n{{}}\n```\n```json\n{json.dumps(SCHEMA)}\n```",
         f"{{broken {json.dumps(SCHEMA)}",
+        f"\ufeff{json.dumps(SCHEMA)}",
+        f"1. The schema:\n   ```json\n   {json.dumps(SCHEMA)}\n   ```\n",
     ],
 )
 def test_the_schema_is_found(completion: str) -> None:

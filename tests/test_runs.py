@@ -65,6 +65,27 @@ def test_a_file_in_the_way_of_a_run_is_one_line(tmp_path: Path, name: str) -> No
         run.new_attempt("train")
 
 
+@pytest.mark.parametrize("name", ["file", "file/inner"])
+def test_a_file_in_the_way_of_what_is_written_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    run = RunFolder(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be written"):
+        claim(run, RECIPE)
+    with pytest.raises(UserError, match="cannot be written"):
+        append_record(run.predictions, FIRST)
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_line(tmp_path: Path) -> None:
+    """What cannot be opened, whoever asks: root may write into a folder that says otherwise."""
+    run = RunFolder(tmp_path)
+    (tmp_path / ".build.lock").mkdir()
+    with pytest.raises(UserError, match="cannot be written"), run.locked("build"):
+        pass
+    run.predictions.mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        mend_torn_line(run.predictions)
+
+
 def test_a_full_disk_is_one_line_for_the_user(tmp_path: Path) -> None:
     error = disk_error(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
     assert "the disk is full" in str(error)

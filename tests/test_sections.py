@@ -23,11 +23,16 @@ class Inner(Section):
     workers: int = execution(2, "side by side", ge=1)
 
 
+class Part(Section):
+    size: int
+
+
 class Outer(Section):
     name: str
     low: float = 0.0
     high: float = 1.0
     inner: Inner = Inner()
+    parts: tuple[Part, ...] = ()
 
     @model_validator(mode="after")
     def in_order(self) -> Self:
@@ -57,6 +62,8 @@ def test_a_field_that_came_later_counts_with_its_default() -> None:
         ({"name": "a", "inner": {"depth": 0}}, "x.inner.depth = 0: Input should be greater"),
         ({"name": "a", "inner": 7}, "x.inner = 7: must be a section, with keys below it"),
         ({"name": "a", "low": 2}, "x.low, x.high = 2.0, 1.0: low must not exceed high"),
+        ({"nmae": "a"}, "x = nmae: is not a known key; did you mean name?"),
+        ({"name": "a", "parts": [{"colour": 1}]}, "x.parts.0.colour = 1: is not a known key"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_fields_values_and_rule(values: dict, line: str) -> None:

@@ -1,6 +1,7 @@
 """The OpenAI chat protocol: our records as request bodies, and answers as completions.
 
-Servers take it freely: what a completion can do without may be missing or of another type.
+Servers take it freely: what a completion can do without may be missing or of another type. Half of
+a surrogate pair, which JSON can write and no file or request can carry, becomes U+FFFD in a text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ CUT = frozenset({"length", "max_tokens", "model_length"})  # reasons to stop, by
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer. `text` is raw: think blocks and fences are still in it."""
+    """One answer. `text` is raw: think blocks and fences are still in it. drawn_without: what of
+    `seed` and `temperature` the server refused."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
@@ -27,6 +29,7 @@ class Completion:
     elapsed_s: float
     mean_logprob: float | None = None
     invalid_tool_calls: tuple[str, ...] = ()
+    drawn_without: tuple[str, ...] = ()
 
     def as_message(self) -> Message:
         """The assistant's turn, to go on from."""
@@ -87,6 +90,7 @@ def read_completion(
     # Servers with a reasoning parser take the think block out; the raw answer has it.
     apart = message.get("reasoning_content") or message.get("reasoning")
     thought = apart if isinstance(apart, str) and apart else thought
+    text, thought = whole_characters(text), whole_characters(thought)
     if thought:
         cut = reason == "length" and not text
         text = f"<think>\n{thought}" + ("" if cut else f"\n</think>\n\n{text}")
@@ -119,8 +123,14 @@ def text_of(content: Any) -> tuple[str, str]:
     return "".join(text), "".join(thought)
 
 
+def whole_characters(text: str) -> str:
+    """The text with the halves of surrogate pairs put together, and those left over replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def tool_calls(raw: Any) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
-    """The calls that can be made, and the text of those whose arguments are no JSON object."""
+    """The calls that can be made, and the text of those whose arguments are no JSON object, or
+    none that can be sent on."""
     valid: list[ToolCall] = []
     invalid: list[str] = []
     for index, call in enumerate(raw if isinstance(raw, list) else ()):
@@ -130,12 +140,21 @@ def tool_calls(raw: Any) -> tuple[tuple[ToolCall, ...], tuple[str, ...]]:
                     value = json.loads(arguments) if isinstance(arguments, str) else arguments
                 except (ValueError, RecursionError):
                     value = None
-                if isinstance(value, dict):
-                    number = call.get("id") or f"call_{index}"
-                    valid.append(ToolCall(name=name, arguments=value, id=str(number)))
+                number = str(call.get("id") or f"call_{index}")
+                if isinstance(value, dict) and can_be_sent([name, number, value]):
+                    valid.append(ToolCall(name=name, arguments=value, id=number))
                     continue
         invalid.append(json.dumps(call)[:2000])
     return tuple(valid), tuple(invalid)
+
+
+def can_be_sent(value: Json) -> bool:
+    """Whether its JSON has a form in UTF-8, which half of a surrogate pair has not."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def finish_reason(raw: Any) -> Literal["stop", "length", "error"]:

@@ -99,6 +99,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
     if rest:
         options.overrides += rest
+    recipe = getattr(options, "recipe", None) or ""
+    if "=" in recipe and not Path(recipe).exists():
+        parser.error(f"{recipe} changes a recipe, and none stands before it")
     return options
 
 
@@ -146,6 +149,7 @@ def dispatch(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
         )
     if options.dry_run:
+        check("build" if verb == "run" else verb, recipe, run)
         print(f"{verb}: recipe and inputs are fine; would write {run.root}", file=sys.stderr)
         return 0
     for stage in PIPELINE if verb == "run" else (verb,):
@@ -238,6 +242,40 @@ def report(options: argparse.Namespace, recipe: Recipe, run: RunFolder) -> int:
     return 0
 
 
+def check(verb: str, recipe: Recipe, run: RunFolder) -> None:
+    """Whether what a stage reads is there, by the stage's own check. Writes nothing."""
+    match verb:
+        case "build":
+            from toolgenesis_sft.corpus.inputs import check as of_build
+
+            of_build(recipe, run)
+        case "plan":
+            from toolgenesis_sft.training.plan import check as of_plan
+
+            of_plan(recipe, run)
+        case "train":
+            from toolgenesis_sft.training.launch import check as of_train
+
+            of_train(recipe, run)
+        case "export":
+            from toolgenesis_sft.training.checkpoint import require_checkpoint
+
+            require_checkpoint(run)
+        case "generate":
+            from toolgenesis_sft.generation.generate import check as of_generate
+
+            of_generate(recipe, run)
+        case "score":
+            from toolgenesis_sft.scoring.job import ScoreJob
+            from toolgenesis_sft.scoring.score import check as of_score
+
+            of_score(ScoreJob.of_run(recipe, run))
+        case "report":
+            from toolgenesis_sft.reporting.study import study_run
+
+            study_run(recipe, run)
+
+
 STAGES: dict[str, Callable[[argparse.Namespace, Recipe, RunFolder], int]] = {
     "build": build,
     "plan": plan,
@@ -270,8 +308,8 @@ def on_bare_folders(options: argparse.Namespace) -> int:
             )
     benchmark, out = resolve_path(options.benchmark), Path(options.out)
     if options.verb == "score":
+        from toolgenesis_sft.scoring import score as scorer
         from toolgenesis_sft.scoring.job import ScoreJob
-        from toolgenesis_sft.scoring.score import score_predictions
 
         given = {
             "profile": options.profile,
@@ -283,8 +321,10 @@ def on_bare_folders(options: argparse.Namespace) -> int:
         )
         predictions = resolve_path(options.predictions)
         job = ScoreJob.of_folder(benchmark, predictions, out, settings)
-        if not options.dry_run:
-            score_predictions(job)
+        if options.dry_run:
+            scorer.check(job)
+        else:
+            scorer.score_predictions(job)
     elif options.dry_run:
         study_folder(benchmark, out)
     if options.dry_run:

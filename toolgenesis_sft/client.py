@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,6 +35,12 @@ LONGEST_PAUSE_S = 30.0
 MAX_ANSWER_BYTES = 64 * 2**20  # far beyond any completion; an endless stream ends here
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 CONTEXT_WORDS = ("context length", "context_length", "maximum context", "max_model_len", "too long")
+# What an answer is drawn with. A server that takes another value alone is asked without; one that
+# names the range of its values is not: that is for the user to mend.
+DRAWN_WITH = ("seed", "temperature")
+NOT_TAKEN = re.compile(
+    r"support|unknown|unrecogni[sz]ed|unexpected|not permitted|(?:is|not) allowed|forbid|deprecated"
+)
 # Of a kind that every later request would meet too: the caller stops instead of asking on.
 HOPELESS = frozenset({"endpoint_unreachable", "key_refused"})
 
@@ -57,7 +65,8 @@ class ModelClient:
     request_timeout_s bounds one completion, its retries included. extra_body goes into each
     request (a server's own switches); end_markers are cut from the end of an answer, for servers
     that return their stop token as text. room, for servers that do not check it themselves, gives
-    the tokens that messages leave for an answer.
+    the tokens that messages leave for an answer. refused_fields are those of a request that this
+    server does not take, learned as it says so.
     """
 
     base_url: str
@@ -70,10 +79,10 @@ class ModelClient:
     end_markers: tuple[str, ...] = ()
     room: Callable[[Sequence[Message]], int] | None = None
     usage: Usage = field(default_factory=Usage)
+    refused_fields: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._url = read_url(self.base_url.rstrip("/") + "/chat/completions")
-        self._refused_fields: set[str] = set()
         self._key = read_key(self.key_variable)
 
     async def __aenter__(self) -> Self:
@@ -94,7 +103,7 @@ class ModelClient:
     def is_hopeless(self, fault: HarnessFault) -> bool:
         """Whether every later request would meet this fault too. A refusal after others were
         answered is about that request alone: a provider's filter refuses single prompts."""
-        if fault.kind == "request_refused":
+        if fault.kind in ("request_refused", "url_refused"):
             return not self.usage.num_answers
         return fault.kind in HOPELESS
 
@@ -140,7 +149,9 @@ class ModelClient:
                     f"no answer from {self._url} in {self.request_timeout_s} s{last}",
                 ) from error
             elapsed_s = time.monotonic() - started
+            without = tuple(name for name in DRAWN_WITH if name in self.refused_fields)
             completion = read_completion(answer, elapsed_s, self.end_markers)
+            completion = replace(completion, drawn_without=without)
         self.usage.num_answers += 1
         self.usage.num_prompt_tokens += completion.num_prompt_tokens
         self.usage.num_completion_tokens += completion.num_completion_tokens
@@ -151,8 +162,9 @@ class ModelClient:
         """Post until there is a well-formed answer; the caller holds the deadline, and is told
         what stood in the way by then in `faults`."""
         attempt = 0
+        refused: set[str] = set()  # of this request; kept for the next ones where leaving out helps
         while attempt < self.max_attempts:
-            shaped = self._shaped(body)
+            shaped = shaped_for(body, self.refused_fields | refused)
             pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 status, headers, content = await self._post(shaped)
@@ -163,6 +175,7 @@ class ModelClient:
                 if status == 200:
                     answer = well_formed(content)
                     if answer is not None:
+                        self._keep_in_mind(refused)
                         return answer
                     said = f"{self._url} sent no completion: {self._shown(content)}"
                     faults.append(HarnessFault("invalid_answer", said))
@@ -170,7 +183,8 @@ class ModelClient:
                     said = f"{self._url}: {self._shown(content)}"
                     faults.append(HarnessFault(f"status_{status}", said))
                     pause = max(pause, retry_after_s(headers))
-                elif self._learn(status, content, shaped):
+                elif name := refused_field(status, self._shown(content).lower(), shaped):
+                    refused.add(name)
                     continue
                 elif speaks_of_context(self._shown(content).lower()):
                     if "max_tokens" not in body:
@@ -213,24 +227,14 @@ class ModelClient:
             trust_env=not is_local(self.base_url),  # a proxy must not get in front of localhost
         )
 
-    def _shaped(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The body without what this server has refused before."""
-        shaped = {name: value for name, value in body.items() if name not in self._refused_fields}
-        if "max_tokens" in self._refused_fields and "max_tokens" in body:
-            shaped["max_completion_tokens"] = body["max_tokens"]
-        return shaped
-
-    def _learn(self, status: int, content: bytes, shaped: dict[str, Any]) -> bool:
-        """Whether the server refused a field that an answer does not depend on; it is then left
-        out. `max_tokens` has a second name in the protocol and is sent under that one."""
-        if status not in (400, 422):
-            return False
-        text = self._shown(content).lower()
-        for name in ("logprobs", "max_tokens"):
-            if name in shaped and name in text and not speaks_of_context(text):
-                self._refused_fields.add(name)
-                return True
-        return False
+    def _keep_in_mind(self, refused: set[str]) -> None:
+        for name in sorted((refused - self.refused_fields) & {*DRAWN_WITH}):
+            print(
+                f"note: {self._url} refuses `{name}`: answers are drawn without it, so asking again"
+                " may give others",
+                file=sys.stderr,
+            )
+        self.refused_fields |= refused
 
     def _shown(self, content: bytes) -> str:
         """The start of a server's own words, on one line, the key taken out should it repeat it."""
@@ -241,9 +245,10 @@ class ModelClient:
         if status in (401, 403):
             where = f"in ${self.key_variable}" if self.key_variable else "(none was sent)"
             return HarnessFault("key_refused", f"{self._url} answered {status} to the key {where}")
-        return HarnessFault(
-            "request_refused", f"{self._url} answered {status}: {self._shown(content)}"
-        )
+        said = self._shown(content)
+        away = status in (404, 405) or 300 <= status < 400
+        kind = "url_refused" if away and "model" not in said.lower() else "request_refused"
+        return HarnessFault(kind, f"{self._url} answered {status}: {said}")
 
 
 def read_key(variable: str | None) -> str:
@@ -287,6 +292,26 @@ def retry_after_s(headers: httpx.Headers) -> float:
         return min(LONGEST_PAUSE_S, float(headers.get("retry-after", "0")))
     except ValueError:
         return 0.0
+
+
+def shaped_for(body: dict[str, Any], refused: set[str]) -> dict[str, Any]:
+    """The body without what a server refuses. `max_tokens` has a second name in the protocol and
+    is sent under that one."""
+    shaped = {name: value for name, value in body.items() if name not in refused}
+    if "max_tokens" in refused and "max_tokens" in body:
+        shaped["max_completion_tokens"] = body["max_tokens"]
+    return shaped
+
+
+def refused_field(status: int, said: str, shaped: dict[str, Any]) -> str | None:
+    """The field that a server refuses, which a request can do without: of those that its words
+    name, the first."""
+    if status not in (400, 422) or speaks_of_context(said):
+        return None
+    names = ["logprobs", "max_tokens", *(DRAWN_WITH if NOT_TAKEN.search(said) else ())]
+    named = {name: re.search(rf"\b{name}\b", said) for name in names if name in shaped}
+    places = {name: found.start() for name, found in named.items() if found}
+    return min(places, key=lambda name: places[name], default=None)
 
 
 def speaks_of_context(text: str) -> bool:

@@ -98,7 +98,9 @@ class Data(Section):
         {"server": 1.0}, description="share of the samples made of servers by kind, adding up to 1"
     )
     max_scenarios: int | None = Field(
-        None, ge=1, description="take only this many training scenarios, the shortest answers first"
+        None,
+        ge=1,
+        description="take only this many training scenarios, the shortest answers that pass first",
     )
     max_tokens: int = Field(16_384, ge=64, description="longer samples are dropped, and counted")
     val_share: float = Field(

@@ -7,6 +7,7 @@ files become predictions of the strategy `imported`, whose completion is the fil
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from toolgenesis_sft.errors import UserError
-from toolgenesis_sft.prompts import parse_prediction, schema_tools
+from toolgenesis_sft.prompts import decoded, parse_prediction, schema_tools
 from toolgenesis_sft.records import Json, ServerPrediction
-from toolgenesis_sft.runs import read_json, write_json, write_text
+from toolgenesis_sft.runs import RunFolder, read_json, write_json, write_text
 
 IMPORTED = "imported"
 REGISTRY, CODE, SCHEMA = "registry.json", "env_code.py", "tool_schema.json"
@@ -106,12 +107,14 @@ def _read_folder(folder: Path) -> Iterator[ServerPrediction]:
 def _read_lines(path: Path) -> Iterator[ServerPrediction]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if not text.strip():
                 continue
             try:
-                yield ServerPrediction.from_line(line)
+                yield ServerPrediction.from_line(text)
             except ValidationError as error:
-                if not line.endswith(b"\n"):
+                is_json = decoded(text.decode(errors="replace")) is not None
+                if not line.endswith(b"\n") and not is_json and _is_of_a_run(path):
                     return  # a torn last line: its prediction was never finished
                 first = error.errors()[0]
                 where = ".".join(str(part) for part in first["loc"])
@@ -121,6 +124,14 @@ def _read_lines(path: Path) -> Iterator[ServerPrediction]:
                     first["msg"],
                     "mend or remove the line",
                 ) from error
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether `generate` appends to this file. What a person gives ends with a whole line."""
+    run = RunFolder(path.parent)
+    if path.name != run.predictions.name or not run.provenance.exists():
+        return False
+    return "generate" in read_json(run.provenance)
 
 
 def _read_registry(path: Path) -> Iterator[ServerPrediction]:
@@ -163,7 +174,7 @@ def _imported(slug: str, code: Path, schema: Path | None) -> ServerPrediction:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
 
 
 def _unknown(path: Path, rule: str) -> UserError:

@@ -67,13 +67,18 @@ CONFIDENCE_PROMPT = (
 )
 NO_ANSWER = "(no answer)"  # stands for an empty turn, which some servers refuse to be sent
 
+BYTE_ORDER_MARK = "\ufeff"
 THINK_END = "</think>"
 LEADING_THINK = re.compile(r"\s*<think>")
 ORPHAN_THINK_END = re.compile(r"^[ \t]*</think>[ \t]*$", re.MULTILINE)
-FENCE_OPEN = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^`]*")
+# Possessive, as is NUMBER_ALONE: a model's lines are read in linear time. No part of either could
+# match after it gave characters back.
+FENCE_OPEN = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+.-]*+)[^`]*+")
+LIST_ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]+(?=[`~])")
+PROGRAM_START = re.compile(r'^(?:from\s+\S+\s+import\s|import\s+\w|"""|#!)', re.MULTILINE)
 PROSE = re.compile(r"[A-Z*#>-][^=()\[\]{}@]*")
 NUMBER_ALONE = re.compile(  # on its line, with or without a label before it
-    r"(?:[^\d\n]*[:=])?[^\w.\n-]*(-?(?:\d+(?:\.\d+)?|\.\d+))[ \t]*(%?)[^\w%\n]*"
+    r"(?>[^\d\n]*[:=])?+[^\w.\n-]*+(-?+(?:\d++(?:\.\d++)?+|\.\d++))[ \t]*+(%?+)[^\w%\n]*+"
 )
 PYTHON_FENCES = ("python", "py", "python3", "")
 JSON_FENCES = ("json", "jsonc", "json5", "")
@@ -194,25 +199,24 @@ def parse_code(completion: str, truncated: bool = False) -> tuple[str | None, st
     """The Python source in a completion, and the name of the fault where there is none.
 
     Think blocks go first. A text that compiles is the program. Among fenced blocks the Python one
-    that builds a FastMCP server wins, else the longest; without a fence the program is the text
-    without prose before its first import and after its end. The text is never repaired: what does
-    not compile is the model's.
+    that builds a FastMCP server wins, else the longest; a whole program before the first fence is
+    one of them, for some answers have the closing fence alone. Without a fence the program is the
+    text without prose before its first import and after its end. The text is never repaired: what
+    does not compile is the model's.
     """
     if len(completion) > MAX_COMPLETION_CHARS:
         return None, "code_too_large"
     text = without_thought(completion)
     if text is None:
         return None, "unfinished_think"
-    blocks = [block for block in fenced_blocks(text) if block.language in PYTHON_FENCES]
+    blocks = python_blocks(text)
     servers = [block for block in blocks if builds_server(block.ends[0])]
     if compiles(text):
         code = text
     elif blocks:
         code = max(servers or blocks, key=lambda block: len(block.ends[0])).code()
     else:
-        code = from_first_import(text)
-        if not truncated:
-            code = without_closing_prose(code)
+        code = without_prose(text, truncated)
     if not code.strip():
         return None, "truncated" if truncated else "empty_completion"
     if len(code) > MAX_CODE_CHARS:
@@ -220,6 +224,28 @@ def parse_code(completion: str, truncated: bool = False) -> tuple[str | None, st
     if not compiles(code):
         return code, "truncated" if truncated else "syntax_error"
     return code, ""
+
+
+def python_blocks(text: str) -> list[Block]:
+    """Where the program of a text with fences may be. Empty blocks count only where there is
+    nothing else: an answer may hold a fence and no program."""
+    fenced = fenced_blocks(text)
+    if not fenced:
+        return []
+    before = before_first_fence(text)
+    whole = [Block("", (before,))] if before and compiles(before) else []
+    named = [block for block in fenced if block.is_python()]
+    filled = [block for block in named if block.ends[-1].strip()] + whole
+    return filled or ([Block("", (before,))] if named else [])
+
+
+def before_first_fence(text: str) -> str:
+    """The program that stands before the first fence line, whole or not; empty if there is none.
+    Its opening fence was the prompt's, or stands behind words on the same line."""
+    lines = text.split("\n")
+    fence = next(number for number, line in enumerate(lines) if opening_fence(line))
+    before = "\n".join((*lines[:fence], ""))
+    return without_prose(before) if PROGRAM_START.search(before) else ""
 
 
 def builds_server(code: str) -> bool:
@@ -231,7 +257,9 @@ def without_thought(completion: str) -> str | None:
 
     Only blocks at the beginning are thought: a program may speak of `<think>` itself. Where the
     chat template opened the block, the completion holds its end alone, on a line of its own.
+    A byte-order mark goes too, and lines end as Python and JSON read them all, with a newline.
     """
+    completion = completion.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n")
     at = 0
     while LEADING_THINK.match(completion, at):
         end = completion.find(THINK_END, at)
@@ -256,6 +284,12 @@ class Block:
         """The shortest text that compiles; the shortest of all where none does."""
         return next((text for text in self.ends if compiles(text)), self.ends[0])
 
+    def is_python(self) -> bool:
+        """By its name, or, under any other than JSON's (`server.py`, `text`), by what it is."""
+        if self.language in PYTHON_FENCES or self.language in JSON_FENCES:
+            return self.language in PYTHON_FENCES
+        return builds_server(self.ends[0]) and compiles(self.ends[0])
+
 
 def fenced_blocks(text: str) -> list[Block]:
     """Fenced blocks of Markdown, in order. A last block without an end reaches to the text's."""
@@ -263,18 +297,34 @@ def fenced_blocks(text: str) -> list[Block]:
     blocks: list[Block] = []
     at = 0
     while at < len(lines) and len(blocks) < MAX_BLOCKS:
-        opened = FENCE_OPEN.fullmatch(lines[at])
+        opened = opening_fence(lines[at])
         at += 1
         if opened is None:
             continue
         mark, language = opened[1], opened[2].lower()
         found = (number for number in range(at, len(lines)) if closes(lines[number], mark))
         closing = list(islice(found, MAX_FENCE_ENDS)) or [len(lines)]
-        ends = tuple("\n".join((*lines[at:number], "")) for number in closing)
+        inside = without_indent(lines[at : closing[-1]], opened.start(1))
+        ends = tuple("\n".join((*inside[: number - at], "")) for number in closing)
         block = Block(language, ends)
         blocks.append(block)
         at = 1 + closing[ends.index(block.code()) if language in PYTHON_FENCES else 0]
     return blocks
+
+
+def opening_fence(line: str) -> re.Match[str] | None:
+    """The fence that a line opens a block with; it may be the first line of a list's item."""
+    item = LIST_ITEM.match(line)
+    return FENCE_OPEN.fullmatch(line, item.end() if item else 0)
+
+
+def without_indent(lines: list[str], num_columns: int) -> list[str]:
+    """Lines of a block whose fence is indented, without that indent, as Markdown has it. Where
+    the first line is not indented so, the fence alone is: then they stay as they are."""
+    first = next((line for line in lines if line.strip()), "")
+    if not num_columns or first[:num_columns].strip():
+        return lines
+    return [line[:num_columns].lstrip(" \t") + line[num_columns:] for line in lines]
 
 
 def closes(line: str, mark: str) -> bool:
@@ -399,10 +449,12 @@ def compiles(code: str) -> bool:
     return True
 
 
-def from_first_import(text: str) -> str:
-    """The text from its first import (or module docstring) on: models like to greet first."""
-    start = re.search(r'^(?:from\s+\S+\s+import\s|import\s+\w|"""|#!)', text, re.MULTILINE)
-    return text[start.start() :] if start else text
+def without_prose(text: str, truncated: bool = False) -> str:
+    """The text from its first import (or module docstring) on, for models like to greet first, to
+    the end of the program, where it was not cut off."""
+    start = PROGRAM_START.search(text)
+    code = text[start.start() :] if start else text
+    return code if truncated else without_closing_prose(code)
 
 
 def without_closing_prose(code: str) -> str:

@@ -81,8 +81,8 @@ class UnitTest(Record):
     expects_error: bool = False
     unanswerable: bool = Field(
         default=False,
-        description="the recorded arguments are broken, or the recorded answer is a fault of the"
-        " collecting harness",
+        description="the recorded arguments are broken, the tool is none of the scenario's, or the"
+        " recorded answer is a fault of the collecting harness",
     )
 
 
@@ -166,8 +166,10 @@ class ServerPrediction(Record):
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
     elapsed_s: float = 0.0
-    temperature: float = 0.0
-    seed: int = 0
+    temperature: float | None = Field(
+        default=None, description="None where it is not known: of an endpoint that takes none, too"
+    )
+    seed: int | None = Field(default=None, description="None as for the temperature")
     mean_logprob: float | None = None
     confidence_completion: str | None = Field(
         default=None,
@@ -214,8 +216,9 @@ class LayerScores(Record):
 
 
 class FigureSummary(Record):
-    """One figure over one group of servers. `mean_all` counts model faults and not-reached as 0
-    (the benchmark is the denominator); it is None while a harness fault blocks the headline."""
+    """One figure over one group of `n` servers. `mean_all` counts model faults and not-reached as 0
+    (the benchmark is the denominator); it is None while a harness fault blocks the headline.
+    `outcomes` counts predictions: each server has one a sample."""
 
     mean_all: float | None
     mean_reached: float | None
@@ -232,7 +235,9 @@ class GroupSummary(Record):
     scenarios: Literal["train", "held_out", "all"]
     memorisation: bool = Field(description="true where the model was trained on these scenarios")
     num_servers: int
-    missing_slugs: tuple[str, ...] = ()
+    missing_slugs: tuple[str, ...] = Field(
+        default=(), description="servers of which a submission left a prediction out: it counts 0"
+    )
     figures: dict[FigureName, FigureSummary]
 
 

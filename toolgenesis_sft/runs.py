@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -120,10 +120,14 @@ class RunFolder:
         number = 1
         while True:
             attempt = logs / f"{stage}_attempt_{number}"
-            with contextlib.suppress(FileExistsError):
+            try:
                 attempt.mkdir()
+            except FileExistsError:
+                number += 1
+            except OSError as error:
+                raise disk_error(error, attempt) from error
+            else:
                 return attempt
-            number += 1
 
     @contextlib.contextmanager
     def locked(self, stage: str, shared: bool = False) -> Iterator[None]:
@@ -133,7 +137,7 @@ class RunFolder:
         The lock ends with its process, kill -9 included.
         """
         make_folder(self.root)
-        with (self.root / f".{stage}.lock").open("a+") as lock:  # NFS wants both modes
+        with _opened(self.root / f".{stage}.lock", "a+") as lock:  # NFS wants both modes
             try:
                 fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -191,7 +195,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """As write_text, for what does not fit into memory. Each line brings its own newline."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -200,7 +204,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that cannot be written has nothing to remove
+            partial.unlink(missing_ok=True)
         raise disk_error(error, path) from error
 
 
@@ -227,7 +232,7 @@ def read_json(path: Path) -> Json:
 
 def append_record(path: Path, record: Record) -> None:
     """Append one whole line and push it to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(record.to_line())
@@ -261,11 +266,19 @@ def mend_torn_line(path: Path) -> None:
     """Cut a torn last line, so that the next append begins a line of its own."""
     if not path.exists():
         return
-    with path.open("rb+") as file:
+    with _opened(path, "rb+") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
             file.truncate(whole)
+
+
+def _opened(path: Path, mode: str) -> IO[Any]:
+    """An open file. Raises UserError where it cannot be written."""
+    try:
+        return path.open(mode)
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def make_folder(path: Path) -> None:

@@ -42,7 +42,10 @@ S = TypeVar("S", bound=Section)
 
 
 def checked(section: type[S], values: dict[str, Any], prefix: str = "") -> S:
-    """A section from plain values; a UserError names the field, with this prefix before it."""
+    """A section from plain values; a UserError names the field, with this prefix before it. An
+    unknown key is told before all else: what is missing is often what was misspelt."""
+    if isinstance(values, dict):
+        check_keys(prefix.rstrip(".: ") or "settings", values, section)
     try:
         return section.model_validate(values)
     except ValidationError as error:
@@ -97,6 +100,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 # What pydantic says in a programmer's words, said in those of a person with a YAML file.
 RULES = {
     "missing": "is required",
+    "extra_forbidden": "is not a known key",
     "string_type": "must be text; put it in quotes",
     "tuple_type": "must be a list, such as [a, b]",
     "dict_type": "must be a section, with keys below it",
@@ -105,8 +109,10 @@ RULES = {
 
 
 def first_error(error: ValidationError, prefix: str, next_step: str) -> UserError:
-    """The first of pydantic's errors as one line: which fields, what they have, and the rule."""
-    first = error.errors()[0]
+    """The first of pydantic's errors as one line: which fields, what they have, and the rule. An
+    unknown key in a list's section goes before what is missing there."""
+    errors = error.errors()
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     kind, context = first["type"], first.get("ctx", {})
     names, values = context.get("names", ("",)), context.get("values", (first["input"],))
     if kind == "missing":  # pydantic gives the section that lacks it

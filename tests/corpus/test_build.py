@@ -12,7 +12,8 @@ import pytest
 from tests.corpus.conftest import HELD_OUT, TRAIN, Workbench, mini_items, start_build, wait_for
 from toolgenesis_sft.benchmark import load_benchmark
 from toolgenesis_sft.config import Recipe, server_python
-from toolgenesis_sft.corpus.build import build, what_shapes_data
+from toolgenesis_sft.corpus.build import build
+from toolgenesis_sft.corpus.inputs import what_shapes_data
 from toolgenesis_sft.corpus.show import show
 from toolgenesis_sft.corpus.sources import resolve_sources
 from toolgenesis_sft.corpus.verify import Verification
@@ -189,6 +190,32 @@ def test_a_server_that_fails_is_dropped_counted_and_named(bench: Workbench, caps
     what = {drop["reason"]: drop["examples"][0]["what"] for drop in report["drops"]}
     assert what["syntax"] == f"bench/{broken}"
     assert "1 syntax" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_servers_that_fail_do_not_count_among_the_max_scenarios(
+    bench: Workbench, workers: int
+) -> None:
+    """Two that are shorter do not launch, and a third is a held-out one's copy."""
+    folder = plant(bench)
+    for name in ("a", "b"):
+        (folder / f"{name}.py").write_text(f"print('no server here, {name}')\n")
+    build(
+        bench.recipe(
+            f"data.sources=[benchmark, {folder}]",
+            "data.max_scenarios=2",
+            f"score.workers={workers}",
+            SERVERS_ONLY,
+        ),
+        bench.run(),
+    )
+    lengths = {slug: len((bench.servers / f"{slug}.py").read_text()) for slug in TRAIN}
+    shortest = sorted(lengths, key=lengths.__getitem__)[:2]
+    assert {sample.scenario for sample in samples(bench.run())} == set(shortest)
+    found = drops(bench.run())
+    assert found["data.max_scenarios (the shortest answers are kept)"] == len(TRAIN) - 2
+    assert sum(count for reason, count in found.items() if "does not launch" in reason) == 2
+    assert found["overlap: code"] == 1
 
 
 def plant(bench: Workbench) -> Path:

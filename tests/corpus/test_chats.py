@@ -88,6 +88,20 @@ def test_broken_lines_are_counted_with_their_number(bench: Workbench) -> None:
     assert found["row is no JSON object"]["examples"][0]["what"] == "mixed: line 7"
 
 
+def test_a_control_token_is_the_reason_wherever_it_stands(bench: Workbench) -> None:
+    tool = {"type": "function", "function": {"name": "fetch", "description": "<|endoftext|>"}}
+    rows = [
+        *numbers(2),
+        chat("What ends a turn?", "It ends with <|im_end|>, always."),
+        {**chat("Which tools?", "One."), "tools": [tool]},
+    ]
+    run = build_from(bench, write(bench.root / "control.jsonl", rows))
+    assert len(samples(run)) == 2
+    [(reason, drop)] = drops(run).items()
+    assert (reason, drop["count"]) == ("control token", 2)
+    assert [example["detail"] for example in drop["examples"]] == ["<|im_end|>", "<|endoftext|>"]
+
+
 def test_a_file_from_another_system_is_read_like_any(bench: Workbench) -> None:
     """Byte order mark, CRLF, blank lines, no newline at the end, a number that is none."""
     rows = [json.dumps(row) for row in numbers(3)]

@@ -69,9 +69,11 @@ def test_a_server_without_calls_to_try_it_is_no_answer_of_an_agent(bench: Workbe
     build(recipe, bench.run())
     assert {sample.scenario for sample in samples(bench)} == TRIED
     report = read_json(bench.run().data / "data_report.json")
-    [drop] = report["drops"]
-    assert drop["reason"] == "agent: its own trial calls do not pass"
-    assert {example["what"].split("/")[0] for example in drop["examples"]} == {"alone", "bench"}
+    dropped = {drop["reason"]: drop["examples"][0]["what"] for drop in report["drops"]}
+    assert dropped == {
+        "agent: its own trial calls do not pass": "bench/stockroom",
+        "agent: no example and no unit test to try it with": "alone/alone",
+    }
 
 
 def test_a_kind_that_no_server_can_give_is_refused_and_says_why(bench: Workbench) -> None:
@@ -85,7 +87,7 @@ def test_a_kind_that_no_server_can_give_is_refused_and_says_why(bench: Workbench
         with pytest.raises(UserError, match="no server gives a sample of this kind") as caught:
             build(recipe, bench.run())
         assert f"data.kinds = {kind}: 0.5" in str(caught.value)
-        assert "1 agent: its own trial calls do not pass" in str(caught.value)
+        assert "1 agent: no example and no unit test to try it with" in str(caught.value)
 
 
 def test_an_unknown_kind_is_refused_by_name(bench: Workbench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from tests.corpus.conftest import TRAIN, Workbench
 from tests.corpus.test_chats import LAYOUTS
 from toolgenesis_sft.corpus.build import build
-from toolgenesis_sft.corpus.pairs import folder_pairs, shortest
+from toolgenesis_sft.corpus.pairs import folder_pairs, shortest_first
 from toolgenesis_sft.corpus.sources import resolve_sources, rows, weights_of
 from toolgenesis_sft.errors import UserError
 from toolgenesis_sft.predictions import write_registry
@@ -100,7 +101,7 @@ def test_files_of_other_systems_are_read_and_those_that_lost_bytes_are_not(
 def test_facts_with_an_unknown_key_are_refused(tmp_path: Path) -> None:
     (tmp_path / "doubler.py").write_text(SERVER)
     (tmp_path / "doubler.yaml").write_text("promt: typo")
-    with pytest.raises(UserError, match=r"doubler.yaml: promt"):
+    with pytest.raises(UserError, match=r"doubler.yaml = promt: .* did you mean prompt"):
         list(folder_pairs(tmp_path, "found", "MIT"))
 
 
@@ -116,6 +117,25 @@ def test_rows_with_a_program_become_servers(bench: Workbench) -> None:
     assert sample.id == "rows/doubler"
     drops = read_json(run.data / "manifest.json")["drops"]
     assert drops == {"a column of the layout is missing": 1}
+
+
+def test_rows_without_a_slug_of_two_files_are_scenarios_of_their_own(bench: Workbench) -> None:
+    for name, code, label in (("pa", SERVER, "Mathematics"), ("pb", OTHER, "Text")):
+        row = {"prompt": f"Make it, {name}.", "code": code, "label": label}
+        (bench.root / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    sources = f"data.sources=[{bench.root / 'pa.jsonl'}, {bench.root / 'pb.jsonl'}]"
+    build(bench.recipe(sources, "data.kinds={server: 1}"), bench.run())
+    assert [sample.scenario for sample in samples(bench.run())] == ["pa-1", "pb-1"]
+    domains = read_json(bench.run().data / "data_report.json")["domains"]
+    assert domains == {"Mathematics": {"train": 1}, "Text": {"train": 1}}
+
+
+def test_an_unknown_key_of_the_catalogue_is_told_before_what_is_missing(bench: Workbench) -> None:
+    catalogue = bench.root / "sources.yaml"
+    catalogue.write_text("a: {layout: pairs, path: rows.jsonl, license: MIT}")
+    recipe = bench.recipe(f"data.catalogue={catalogue}", "data.sources=[a]")
+    with pytest.raises(UserError, match=r"a = license: is not a known key; did you mean licence"):
+        resolve_sources(recipe)
 
 
 def test_a_registry_of_the_reference_harness_is_a_source(bench: Workbench) -> None:
@@ -195,10 +215,12 @@ def test_weights_of_the_catalogue_must_all_be_given_and_add_up(bench: Workbench)
                 weights_of(recipe, sources)
 
 
-def test_the_shortest_servers_are_taken_in_their_order(bench: Workbench) -> None:
+def test_scenarios_are_put_in_order_by_their_shortest_server(bench: Workbench) -> None:
     pairs = list(folder_pairs(bench.servers, "bench", "MIT"))
-    kept = shortest(pairs, 2)
-    lengths = sorted(len(pair.code) for pair in pairs)
-    assert sorted(len(pair.code) for pair in kept) == lengths[:2]
-    assert [pair.slug for pair in kept] == sorted(pair.slug for pair in kept)
-    assert len(TRAIN) < len(pairs)
+    assert len(pairs) > len(TRAIN)
+    longest = max(pairs, key=lambda pair: len(pair.code))
+    again = dataclasses.replace(longest, code="short", variant="again")
+    order = shortest_first([*pairs, again])
+    assert order[0] == longest.slug
+    lengths = {pair.slug: len(pair.code) for pair in pairs}
+    assert [lengths[slug] for slug in order[1:]] == sorted(lengths.values())[:-1]

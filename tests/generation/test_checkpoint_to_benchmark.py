@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.training_run import trained_and_exported
 from tests.generation.conftest import cache_as
-from tests.generation.scripted_server import ScriptedServer, reply
+from tests.generation.scripted_server import Fault, ScriptedServer, reply
 from tests.generation.test_coder_agent import GOOD, NOT_LAUNCHED, Coder, answer
 from tests.training.tiny import build_tiny
 from toolgenesis_sft.records import RunReport
@@ -142,6 +142,21 @@ def test_a_try_that_led_nowhere_may_be_mended_with_the_same_command(
         assert "set generate.endpoint_model to one of them" in tried.stderr
         done = evaluate(tmp_path, server.url, str(adder), "generate.endpoint_model=b")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_that_was_misspelt_may_be_mended_with_the_same_command(
+    tmp_path: Path, adder: Path
+) -> None:
+    def script(body: dict[str, Any]) -> Any:
+        if body["model"] == "b":
+            return reply("import this")
+        return Fault("status", 404, text="no such model")
+
+    with ScriptedServer(script) as server:
+        tried = evaluate(tmp_path, server.url, str(adder), "generate.endpoint_model=d")
+        assert "generate.endpoint_model = d" in tried.stderr
+        done = evaluate(tmp_path, server.url, str(adder), "generate.endpoint_model=b")
+    assert (tried.returncode, done.returncode) == (2, 0), done.stderr
 
 
 @pytest.mark.parametrize(

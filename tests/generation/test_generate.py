@@ -24,7 +24,7 @@ from toolgenesis_sft.generation.generate import chosen_scenarios, generate, spen
 from toolgenesis_sft.predictions import read_predictions
 from toolgenesis_sft.prompts import CONFIDENCE_PROMPT, DIRECT_PROMPT
 from toolgenesis_sft.records import ChatSample, Message, ServerPrediction
-from toolgenesis_sft.runs import RunFolder, append_record, read_json
+from toolgenesis_sft.runs import RunFolder, append_record, claim, read_json
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def code_for(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def predictions_of(run: RunFolder) -> list[ServerPrediction]:
-    return list(read_predictions(run.predictions))
+    return list(read_predictions(run.predictions)) if run.predictions.exists() else []
 
 
 def endpoint(url: str, *more: str) -> tuple[str, ...]:
@@ -204,8 +204,13 @@ def test_what_had_no_answer_is_asked_again_and_only_that(make_recipe, run: RunFo
     [
         (Fault("status", 401), r"generate\.api_key_variable = not set: .* answered 401"),
         (Fault("status", 404, text="no such model"), r"endpoint_model = scripted: .*no such model"),
+        (Fault("status", 404, text="Not Found"), r"endpoint_url = http.*; check the URL: most end"),
+        (
+            Fault("status", 400, text="temperature must be 1"),
+            r"generate\.temperature = 0\.0: .*be 1",
+        ),
     ],
-    ids=["key", "model"],
+    ids=["key", "model", "url", "temperature"],
 )
 def test_a_fault_that_every_request_would_meet_ends_the_stage(
     fault: Fault, words: str, make_recipe, run: RunFolder
@@ -216,19 +221,75 @@ def test_a_fault_that_every_request_would_meet_ends_the_stage(
     assert predictions_of(run) == []
 
 
-def test_a_prompt_that_a_provider_refuses_is_unanswered_and_the_others_are_asked(
+@pytest.mark.parametrize("refused", ["adder", "clock", "greeter"])
+def test_a_prompt_that_a_content_filter_refuses_has_no_answer_and_is_not_asked_again(
+    refused: str, make_recipe, run: RunFolder
+) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        is_refused = PROMPTS[refused] in body["messages"][0]["content"]
+        said = Fault("status", 400, text="content management policy")
+        return said if is_refused else code_for(body)
+
+    with ScriptedServer(script) as server:
+        recipe = make_recipe(*endpoint(server.url, "generate.concurrency=1"))
+        generate(recipe, run)
+        asked = len(server.bodies)
+        generate(recipe, run)
+    assert len(server.bodies) == asked == 3
+    answers = {p.slug: (bool(p.completion), p.finish_reason) for p in predictions_of(run)}
+    assert answers == {**dict.fromkeys(PROMPTS, (True, "stop")), refused: (False, "error")}
+
+
+def test_a_run_without_an_answer_binds_nothing(make_recipe, run: RunFolder) -> None:
+    wrong = make_recipe(*endpoint("http://127.0.0.1:1/v1", "generate.endpoint_model=scripted"))
+    claim(run, wrong)
+    with pytest.raises(HarnessFault, match="endpoint_unreachable"):
+        generate(wrong, run)
+    with ScriptedServer(code_for) as server:
+        right = make_recipe(*endpoint(server.url))
+        claim(run, right)
+        generate(right, run)
+        with pytest.raises(UserError, match=r"generate\.endpoint_url = changed"):
+            claim(run, wrong)
+    assert len(predictions_of(run)) == 3
+
+
+def test_the_first_answer_stands_beside_its_provenance(make_recipe, run: RunFolder) -> None:
+    seen: list[bool] = []
+
+    def script(body: dict[str, Any]) -> dict[str, Any]:
+        seen.append(run.provenance.exists())
+        return code_for(body)
+
+    with ScriptedServer(script) as server:
+        generate(make_recipe(*endpoint(server.url, "generate.concurrency=1")), run)
+    assert seen == [False, True, True]
+
+
+def test_an_answer_drawn_without_a_seed_or_at_the_endpoints_temperature_says_so(
     make_recipe, run: RunFolder
 ) -> None:
     def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
-        clock = PROMPTS["clock"] in body["messages"][0]["content"]
-        return Fault("status", 400, text="content management policy") if clock else code_for(body)
+        for field in ("seed", "temperature"):
+            if field in body:
+                return Fault("status", 400, text=f"Unsupported parameter: '{field}'")
+        return reply("import this")
 
-    with (
-        ScriptedServer(script) as server,
-        pytest.raises(HarnessFault, match=r"1 requests had no answer, first clock .*policy"),
-    ):
-        generate(make_recipe(*endpoint(server.url, "generate.concurrency=1")), run)
-    assert {p.slug for p in predictions_of(run)} == {"adder", "greeter"}
+    with ScriptedServer(script) as server:
+        generate(make_recipe(*endpoint(server.url)), run)
+    assert {(p.seed, p.temperature) for p in predictions_of(run)} == {(None, None)}
+    found = read_json(run.provenance)["generate"]["spent"]["scripted"]
+    assert (found["num_without_seed"], found["num_without_temperature"]) == (3, 3)
+
+
+@pytest.mark.parametrize("strategy", ["direct", "direct_two_calls", "coder_agent"])
+def test_an_answer_with_half_a_surrogate_pair_is_kept(
+    strategy: str, make_recipe, run: RunFolder
+) -> None:
+    settings = (f"generate.strategies=[{strategy}]", "generate.max_turns=2")
+    with ScriptedServer(lambda body: reply("1 / 0  # \0 \ud800")) as server:
+        generate(make_recipe(*endpoint(server.url, *settings, "generate.scenarios=train")), run)
+    assert [p.completion for p in predictions_of(run)] == ["1 / 0  # \0 \ufffd"]
 
 
 def test_a_torn_last_line_is_done_again(make_recipe, run: RunFolder) -> None:
@@ -559,3 +620,33 @@ def test_transformers_serve_gives_the_model_s_own_greedy_text_and_leaves_no_proc
             assert prediction.num_completion_tokens == len(answer)
             cut = len(answer) == 24
             assert prediction.finish_reason == ("length" if cut else "stop")
+
+
+def test_an_endpoint_whose_filter_refuses_every_prompt_has_answered_none(
+    make_recipe, run: RunFolder
+) -> None:
+    """It may be the account that is refused: nothing of it is the model's zero."""
+    said = Fault("status", 400, text="your account is held back by our content policy")
+    with (
+        ScriptedServer(lambda body: said) as server,
+        pytest.raises(HarnessFault, match="3 requests had no answer"),
+    ):
+        generate(make_recipe(*endpoint(server.url)), run)
+    assert predictions_of(run) == []
+
+
+def test_a_prompt_that_is_refused_for_ever_stays_owed_and_the_fault_says_how_to_finish(
+    make_recipe, run: RunFolder
+) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any] | Fault:
+        clock = PROMPTS["clock"] in body["messages"][0]["content"]
+        return Fault("status", 402, text="no credit is left") if clock else code_for(body)
+
+    with ScriptedServer(script) as server:
+        recipe = make_recipe(*endpoint(server.url, "generate.concurrency=1"))
+        for _ in range(2):  # alone, too, it is about that request and not about the model's name
+            with pytest.raises(HarnessFault, match="1 requests had no answer, first clock") as said:
+                generate(recipe, run)
+    assert f"score --benchmark {recipe.benchmark} --predictions" in str(said.value)
+    assert str(run.predictions) in str(said.value)
+    assert {p.slug for p in predictions_of(run)} == {"adder", "greeter"}

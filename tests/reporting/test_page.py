@@ -212,6 +212,7 @@ def test_the_headline_speaks_of_held_out_scenarios_and_names_memorisation(make_w
     world.trained_on(world.slugs[:2])
     for slug in world.slugs[:3]:
         world.scored(slug)
+    world.failed(world.slugs[3])
     summary = report.report_run(world.recipe(), world.written())
     told = page.headline(summary)
     assert "on 2 held-out scenarios 50 % of the servers launch" in told

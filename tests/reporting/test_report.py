@@ -12,7 +12,7 @@ import pytest
 from toolgenesis_sft.config import Report
 from toolgenesis_sft.errors import Outcome, UserError
 from toolgenesis_sft.records import FigureScore, RunReport
-from toolgenesis_sft.reporting import published, report
+from toolgenesis_sft.reporting import page, published, report
 from toolgenesis_sft.runs import write_json
 
 FAST = Report(bootstrap_resamples=200)
@@ -40,13 +40,36 @@ def test_a_server_that_never_launches_counts_as_zero_in_every_figure(make_world)
     assert found.figures["ut_hard"].outcomes == {Outcome.SCORED: 1, Outcome.NOT_REACHED: 3}
 
 
-def test_a_scenario_without_a_prediction_is_listed_missing_and_counts_as_zero(make_world):
-    world = make_world(4)
+def test_what_a_run_has_no_answer_to_is_owed_by_the_harness_and_no_zero(make_world):
+    world = make_world(3)
     world.scored("server-2")
-    found = group(report.report_run(world.recipe(), world.written()))
-    assert found.missing_slugs == ("server-0", "server-1", "server-3")
-    assert found.figures["launch"].mean_all == 0.25
-    assert found.figures["launch"].outcomes == {Outcome.SCORED: 1, Outcome.NOT_REACHED: 3}
+    run = world.written()
+    summary = report.report_run(world.recipe(), run)
+    assert summary.headline_blocked
+    assert [line.partition(":")[0] for line in summary.harness_faults] == [
+        "trained/direct server-0 sample 0",
+        "trained/direct server-1 sample 0",
+    ]
+    found = group(summary)
+    assert (found.figures["launch"].mean_all, found.missing_slugs) == (None, ())
+    assert found.figures["launch"].outcomes == {Outcome.SCORED: 1, Outcome.HARNESS_FAULT: 2}
+    assert "Run generate and score again, then report" in " ".join(report.table(summary).split())
+    faults = [(f["where"], f["at_fault"], f["kind"], f["count"]) for f in summary.extra["faults"]]
+    assert faults == [("program", "harness", "unanswered", 2)]
+    world.failed("server-0")
+    world.failed("server-1")
+    summary = report.report_run(world.recipe(), world.written())
+    assert not summary.headline_blocked
+    assert group(summary).figures["launch"].mean_all == pytest.approx(1 / 3)
+
+
+def test_a_run_in_which_nobody_answered_names_who_was_asked(make_world):
+    world = make_world(2)
+    run = world.written()
+    write_json(run.provenance, {"generate": {"models": {"gpt-4.1": {"digest": "x"}}}})
+    summary = report.report_run(world.recipe(), run)
+    assert [(g.model, g.strategy) for g in summary.groups] == [("gpt-4.1", "direct")]
+    assert len(summary.harness_faults) == 2
 
 
 def test_what_a_submission_leaves_out_is_a_fault_of_the_model(make_world):
@@ -55,6 +78,22 @@ def test_what_a_submission_leaves_out_is_a_fault_of_the_model(make_world):
     world.written()
     found = group(report.report_folder(world.benchmark, world.out, FAST))
     assert found.figures["launch"].outcomes == {Outcome.SCORED: 1, Outcome.MODEL_FAULT: 3}
+    assert found.missing_slugs == ("server-0", "server-1", "server-3")
+
+
+def test_a_sample_that_a_submission_leaves_out_is_listed_and_counts_as_zero(make_world):
+    world = make_world(2)
+    scored = {"launch": FigureScore(value=1.0, outcome=Outcome.SCORED)}
+    for slug, sample in (("server-0", 0), ("server-0", 1), ("server-1", 0)):
+        world.add(slug, "trained", scored, sample=sample)
+    world.written()
+    summary = report.report_folder(world.benchmark, world.out, FAST)
+    found = group(summary)
+    assert (found.figures["launch"].mean_all, found.missing_slugs) == (0.75, ("server-1",))
+    table = report.table(summary)
+    assert "2 samples a server" in table
+    assert "1 left out, count as 0" in table
+    assert any("server-1" in note for note in summary.extra["notes"])
 
 
 def test_an_empty_submission_scores_zero_with_all_servers_counted(make_world):
@@ -153,11 +192,30 @@ def test_samples_are_averaged_within_their_server_first(make_world):
     assert row["pass_hat_k"]["4"] == 0.0
 
 
-def test_a_missing_sample_counts_as_zero(make_world):
+def test_a_sample_that_a_run_has_no_answer_to_is_owed(make_world):
     world = make_world(1)
     world.scored("server-0")
     summary = report.report_run(world.recipe(generate={"num_samples": 2}), world.written())
-    assert group(summary).figures["launch"].mean_all == 0.5
+    assert group(summary).figures["launch"].mean_all is None
+    [fault] = summary.harness_faults
+    assert fault.startswith("trained/direct server-0 sample 1: unanswered")
+
+
+def test_outcomes_count_predictions_and_the_report_says_how_many_a_server_has(make_world):
+    world = make_world(2)
+    for slug in world.slugs:
+        for sample in range(4):
+            scored = FigureScore(value=1.0, outcome=Outcome.SCORED)
+            world.add(slug, "trained", {"compliance": scored, "launch": scored}, sample=sample)
+    recipe = world.recipe(generate={"num_samples": 4}, score={"layers": ["L1"]})
+    run = world.written()
+    summary = report.report_run(recipe, run)
+    figure = group(summary).figures["launch"]
+    assert (figure.n, figure.outcomes) == (2, {Outcome.SCORED: 8})
+    assert "4 samples a server" in report.table(summary)
+    html = run.report_html.read_text()
+    assert '<span class="range">4 samples each</span>' in html
+    assert '<th scope="colgroup" class="num" colspan="4">Predictions</th>' in html
 
 
 def test_a_figure_that_the_benchmark_has_no_data_for_is_not_in_the_table(make_world):
@@ -200,6 +258,7 @@ def test_report_json_is_the_report_and_the_same_scores_give_the_same_bytes(make_
 def test_a_summary_writes_nothing(make_world):
     world = make_world(2)
     world.scored("server-0")
+    world.failed("server-1")
     run = world.written()
     before = sorted(path.name for path in run.root.iterdir())
     summary = report.summarise_run(world.recipe(), run)
@@ -221,13 +280,15 @@ def test_before_and_after_training_stand_side_by_side_paired_by_server(make_worl
     assert (launch["difference"], launch["wins"], launch["losses"]) == (1.0, 3, 0)
 
 
-def test_a_model_that_should_have_been_asked_before_training_and_was_not_is_missing(make_world):
+def test_a_model_that_should_have_been_asked_before_training_and_was_not_is_owed(make_world):
     world = make_world(2)
     for slug in world.slugs:
         world.scored(slug)
     recipe = world.recipe(generate={"compare_before_training": True})
     summary = report.report_run(recipe, world.written())
-    assert len(group(summary, "before_training").missing_slugs) == 2
+    assert group(summary).figures["launch"].mean_all == 1.0
+    assert group(summary, "before_training").figures["launch"].mean_all is None
+    assert len(summary.harness_faults) == 2
 
 
 def test_the_funnel_loses_each_server_once_where_it_first_fails(make_world):
@@ -250,23 +311,32 @@ def test_the_funnel_loses_each_server_once_where_it_first_fails(make_world):
     assert funnel["steps"][-1]["passed"] == 1
 
 
-def test_faults_are_counted_by_kind_with_examples(make_world):
+def test_faults_are_counted_by_kind_and_side_with_examples(make_world):
     world = make_world(3)
     world.failed("server-0", reason="import_error: no module named a")
     world.failed("server-1", reason="import_error: no module named b")
-    tests = [{"tool": "add", "score": 0.0, "fault": "no_tool"}, {"tool": "add", "score": 0.4}]
+    tests = [
+        {"tool": "add", "score": 0.0, "fault": "no_tool"},
+        {"tool": "add", "score": 0.4},
+        {"tool": "add", "score": 0.0, "fault": "broken_arguments_in_benchmark"},
+        {"tool": "add", "score": 0.0, "unanswerable": True},
+    ]
     figures = {
         n: FigureScore(value=1.0, outcome=Outcome.SCORED)
         for n in ("compliance", "launch", "schema_f1", "ut_soft", "ut_hard", "capability_boundary")
     }
     world.add("server-2", "trained", figures, evidence={"unit_tests": tests})
     summary = report.report_run(world.recipe(), world.written())
-    counts = {(f["where"], f["kind"]): f["count"] for f in summary.extra["faults"]}
-    assert counts == {
-        ("launch", "import_error"): 2,
-        ("unit test", "no_tool"): 1,
-        ("unit test", "different_answer"): 1,
+    found = {(f["where"], f["kind"], f["at_fault"]): f["count"] for f in summary.extra["faults"]}
+    assert found == {
+        ("launch", "import_error", "model"): 2,
+        ("unit test", "no_tool", "model"): 1,
+        ("unit test", "different_answer", "model"): 1,
+        ("unit test", "broken_arguments_in_benchmark", "benchmark"): 1,
+        ("unit test", "unanswerable", "benchmark"): 1,
     }
+    html = (world.out / "report.html").read_text()
+    assert html.count('<span class="tag benchmark_fault">benchmark</span>') == 2
 
 
 def test_a_fault_counts_once_for_each_sample_however_many_figures_it_ends(make_world):
@@ -552,3 +622,112 @@ def test_killed_at_random_moments_and_written_again_gives_the_same_bytes(make_wo
             assert not path.exists() or path.read_bytes() == content
     subprocess.run(line, check=True, capture_output=True)
     assert [path.read_bytes() for path in files] == whole
+
+
+AGENT = {
+    "judge_url": "http://localhost:1/v1",
+    "judge_model": "judge-8b",
+    "utility": "agent",
+    "oracle": "servers",
+}
+
+
+def by_agent(world, run):
+    return report.report_run(world.recipe(score=AGENT), run)
+
+
+def test_a_server_that_does_not_launch_stays_in_the_denominator_of_an_agents_task_utility(
+    make_world,
+):
+    world = make_world(3)
+    unreached = FigureScore(outcome=Outcome.NOT_REACHED, reason="launch: syntax_error")
+    at_fault = FigureScore(value=0.0, outcome=Outcome.MODEL_FAULT, reason="empty_completion")
+    world.scored("server-0", task_utility=1.0)
+    for slug, score in (("server-1", unreached), ("server-2", at_fault)):
+        failed = world.failed(slug)
+        world.scores[-1] = failed.model_copy(
+            update={"figures": {**failed.figures, "task_utility": score}}
+        )
+    summary = by_agent(world, world.written())
+    figure = group(summary).figures["task_utility"]
+    assert (figure.n, figure.mean_all) == (3, pytest.approx(1 / 3))
+    assert summary.extra["not_applicable"] == {}
+    assert not any("have no tasks" in note for note in summary.extra["notes"])
+
+
+def test_a_fault_of_the_solver_or_the_judge_blocks_the_headline_and_is_listed(make_world):
+    world = make_world(2)
+    owed = FigureScore(outcome=Outcome.HARNESS_FAULT, reason="no_verdict: in 3 answers")
+    for slug in world.slugs:
+        scored = world.scored(slug)
+        world.scores[-1] = scored.model_copy(
+            update={"figures": {**scored.figures, "task_utility": owed}}
+        )
+    summary = by_agent(world, world.written())
+    assert summary.headline_blocked
+    assert summary.harness_faults == tuple(
+        f"trained/direct {slug} sample 0: no_verdict: in 3 answers" for slug in world.slugs
+    )
+    assert group(summary).figures["task_utility"].mean_all is None
+
+
+def test_a_server_of_whose_tasks_the_oracle_solves_none_measures_no_one(make_world):
+    """The scorer leaves the figure out of its record; another sample of it may not launch."""
+    world = make_world(2)
+    world.scored("server-0", task_utility=0.5)
+    world.scored("server-0", model="other", task_utility=1.0)
+    world.scored("server-1")
+    failed = world.failed("server-1", model="other")
+    unreached = FigureScore(outcome=Outcome.NOT_REACHED, reason="launch: spawn")
+    world.scores[-1] = failed.model_copy(
+        update={"figures": {**failed.figures, "task_utility": unreached}}
+    )
+    run = world.written()
+    write_json(run.provenance, {"score": {"agent": {"solver": "judge-8b"}}})
+    summary = by_agent(world, run)
+    assert not summary.headline_blocked
+    for model, value in (("trained", 0.5), ("other", 1.0)):
+        figure = group(summary, model).figures["task_utility"]
+        assert (figure.n, figure.mean_all) == (1, value)
+    assert any("none that the agent solves" in note for note in summary.extra["notes"])
+
+
+def test_figures_that_tg_compat_has_no_judge_and_no_agent_for_are_absent_and_block_nothing(
+    make_world,
+):
+    world = make_world(2)
+    task = {"prompt": "Add.", "plan": [{"tool": "add", "arguments": {}}]}
+    task["outcome"] = [{"call": 0, "equals": 2}]
+    write_json(world.root / "tasks.json", {slug: [task] for slug in world.slugs})
+    for slug in world.slugs:
+        scored = world.scored(slug)
+        figures = {n: s for n, s in scored.figures.items() if n != "capability_boundary"}
+        world.scores[-1] = scored.model_copy(update={"figures": figures})
+    run = world.written()
+    write_json(
+        run.root / "score.json", {"profile": "tg-compat", "layers": ["L1", "L2", "L3", "L4"]}
+    )
+    write_json(run.provenance, {"score": {}})
+    summary = report.report_folder(world.benchmark, world.out, FAST)
+    assert not summary.headline_blocked
+    assert not {"capability_boundary", "task_utility"} & group(summary).figures.keys()
+
+
+def test_the_headline_says_that_the_share_of_calls_is_a_mean_over_servers(make_world):
+    """Four of twelve calls are a third; of servers with 10 and 2 calls, the mean is 40 %."""
+    world = make_world(2)
+    world.scored("server-0", ut_hard=0.3)
+    world.scored("server-1", ut_hard=0.5)
+    told = page.headline(report.report_run(world.recipe(), world.written()))
+    assert "40 % of a server's recorded calls are answered rightly (mean over servers)" in told
+
+
+def test_answers_that_a_content_filter_refused_are_named(make_world):
+    world = make_world(2)
+    world.scored("server-0")
+    world.failed("server-1", reason="empty_completion")
+    world.predictions[-1] = world.predictions[-1].model_copy(update={"finish_reason": "error"})
+    summary = report.report_run(world.recipe(), world.written())
+    [note] = [note for note in summary.extra["notes"] if "content filter" in note]
+    assert note.endswith("server-1.")
+    assert group(summary).figures["launch"].mean_all == 0.5

@@ -218,16 +218,17 @@ def test_a_sandbox_that_cannot_start_is_refused_before_any_work(
     assert not (result.out / "scores.jsonl").exists()
 
 
-def test_what_stays_unscored_is_a_harness_fault_and_not_a_zero(
-    unscored: Scored, tmp_path: Path
+def test_evidence_that_cannot_be_written_ends_the_run_with_a_line_and_loses_nothing(
+    launched: Scored, tmp_path: Path
 ) -> None:
-    """The evidence folder is a file: no worker can write, whatever the server does."""
-    result = unscored.afresh(tmp_path)
-    result.out.mkdir()
-    (result.out / "evidence").write_text("")
-    with pytest.raises(HarnessFault, match="3 of 3"):
-        result.run(**FAST)
-    assert {f.value for record in result.records for f in record.figures.values()} == {None}
+    scored = launched.afresh(tmp_path)
+    scored.out.mkdir()
+    in_the_way = scored.out / "evidence"
+    in_the_way.write_text("")
+    with pytest.raises(UserError, match=r"evidence.*cannot be written"):
+        scored.run(**FAST)
+    in_the_way.unlink()
+    assert scored.run(**FAST) == launched.scores
 
 
 # --- shards ----------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolgenesis_sft import prompts
-from toolgenesis_sft.benchmark import Benchmark, load_benchmark
-from toolgenesis_sft.config import Recipe, resolve_path, server_python
+from toolgenesis_sft.benchmark import Benchmark
+from toolgenesis_sft.config import Recipe, resolve_path
 from toolgenesis_sft.corpus import report, teacher
 from toolgenesis_sft.corpus.chats import Examiner, conversation_digest
 from toolgenesis_sft.corpus.drops import Drops
-from toolgenesis_sft.corpus.gather import gather, within_max_scenarios
+from toolgenesis_sft.corpus.gather import gather
+from toolgenesis_sft.corpus.inputs import Inputs, is_up_to_date, refuse_where_trained
 from toolgenesis_sft.corpus.kinds import samples_of
 from toolgenesis_sft.corpus.overlap import HeldOut
 from toolgenesis_sft.corpus.pool import ordered_map
@@ -28,13 +26,7 @@ from toolgenesis_sft.corpus.repairs import Repairer
 from toolgenesis_sft.corpus.scenario_writer import ScenarioWriter
 from toolgenesis_sft.corpus.servers import Server, by_template, servers_of
 from toolgenesis_sft.corpus.show import show
-from toolgenesis_sft.corpus.sources import (
-    Source,
-    chunks,
-    digests_of,
-    resolve_sources,
-    weights_of,
-)
+from toolgenesis_sft.corpus.sources import Source, chunks
 from toolgenesis_sft.corpus.splits import largest_mixture, rank, take, validation_groups
 from toolgenesis_sft.corpus.table import Table
 from toolgenesis_sft.corpus.tokens import Measurer
@@ -45,16 +37,14 @@ from toolgenesis_sft.runs import (
     RunFolder,
     add_provenance,
     disk_error,
-    fingerprint,
-    read_json,
     sha256_file,
     write_json,
     write_lines,
 )
 from toolgenesis_sft.sandbox.jail import runtime_digest
 from toolgenesis_sft.sandbox.workshop import Workshop
-from toolgenesis_sft.training.chat import CHAT_TEMPLATE, render
-from toolgenesis_sft.training.tokenizer import digest, resolve_tokenizer, train_tokenizer
+from toolgenesis_sft.training.chat import render
+from toolgenesis_sft.training.tokenizer import resolve_tokenizer, train_tokenizer
 
 LINES_PER_CHUNK = 512
 WORK = "work"  # folder of what a build needs while it runs
@@ -63,28 +53,29 @@ __all__ = ["build", "show"]
 
 
 def build(recipe: Recipe, run: RunFolder) -> None:
-    """Write data/: train.jsonl, val.jsonl, tokenizer/ (tiny recipes), manifest.json last."""
-    benchmark = load_benchmark(resolve_path(recipe.benchmark))
-    sources = resolve_sources(recipe)
-    weights = weights_of(recipe, sources)
-    interpreter = server_python(recipe.score.server_python)
-    inputs = what_shapes_data(recipe, run, benchmark, sources, interpreter)
+    """Write data/: train.jsonl, val.jsonl, tokenizer/ (tiny recipes), manifest.json last.
+
+    Raises UserError where the data that it would replace are those of a trained model.
+    """
+    inputs = Inputs.of(recipe, run)
     manifest = run.data / "manifest.json"
     with run.locked("build"):
-        if is_up_to_date(manifest, fingerprint(inputs)):
+        if is_up_to_date(manifest, inputs.fingerprint):
             print(f"build: {run.data} is up to date", file=sys.stderr)
             return
-        manifest.unlink(missing_ok=True)
-        remove_leftovers(run.data)
-        job = Job(recipe, run, benchmark, sources, interpreter)
+        with run.locked("train"):  # one that goes on has read these data
+            refuse_where_trained(run)
+            manifest.unlink(missing_ok=True)
+            remove_leftovers(run)
+        job = Job(recipe, run, inputs.benchmark, inputs.sources, inputs.interpreter)
         try:
             table = job.collect()
             table.drop_duplicates(job.drops)
             job.train_tokenizer(table)
             job.measure(table)
-            job.mix(table, weights)
+            job.mix(table, inputs.weights)
             validates = job.split(table)
-            facts = job.write(table, validates) | {"fingerprint": fingerprint(inputs)}
+            facts = job.write(table, validates) | {"fingerprint": inputs.fingerprint}
         finally:
             shutil.rmtree(run.data / WORK, ignore_errors=True)
         add_provenance(run, "build", facts)
@@ -96,66 +87,14 @@ def build(recipe: Recipe, run: RunFolder) -> None:
     )
 
 
-def is_up_to_date(manifest: Path, wanted: str) -> bool:
-    """Whether a data set of this fingerprint lies there, each file as its digest says."""
-    if not manifest.exists():
-        return False
-    stored = read_json(manifest)
-    return stored.get("fingerprint") == wanted and all(
-        (path := manifest.parent / name).exists() and sha256_file(path) == digest_
-        for name, digest_ in stored["files"].items()
-    )
-
-
-def remove_leftovers(data: Path) -> None:
-    """What a killed build left half written, which a new one must not take for its own, and the
-    token ids of the data that it replaces."""
-    shutil.rmtree(data / "tokenizer", ignore_errors=True)
-    shutil.rmtree(data / "tokens", ignore_errors=True)
-    for half in data.glob(".*.partial"):
+def remove_leftovers(run: RunFolder) -> None:
+    """What a killed build left half written, which a new one must not take for its own, and what
+    was made of the data that it replaces: token ids, and a random model with its tokenizer."""
+    for folder in (run.data / "tokenizer", run.data / "tokens", run.base_model):
+        if not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+    for half in run.data.glob(".*.partial"):
         half.unlink()
-
-
-def what_shapes_data(
-    recipe: Recipe, run: RunFolder, benchmark: Benchmark, sources: list[Source], interpreter: Path
-) -> dict[str, Json]:
-    """Everything that the data set depends on; a change of any of it builds it again."""
-    code = hashlib.sha256()
-    ours = Path(__file__).parent
-    for path in (
-        *sorted(ours.glob("*.py")),
-        *sorted(ours.glob("**/*.jinja")),
-        report.STYLE,
-        Path(prompts.__file__),
-    ):
-        code.update(path.read_bytes())
-    fields = type(recipe.data).model_fields
-    options = {
-        name: value
-        for name, value in recipe.data.model_dump(mode="json").items()
-        if not fields[name].json_schema_extra  # execution fields do not shape the data
-    }
-    return {
-        "data": options,
-        "tokenizer": recipe.model.random.model_dump()
-        if recipe.model.random
-        else digest(resolve_tokenizer(recipe, run)),
-        "thinking": recipe.train.thinking,
-        "loss_on": recipe.train.loss_on,
-        "seed": recipe.seed,
-        "template": CHAT_TEMPLATE,
-        "benchmark": benchmark.digest,
-        "splits": [benchmark.train, benchmark.held_out],
-        "reference_servers": digests_of(resolve_path(recipe.data.servers), True)
-        if recipe.data.servers
-        else [],
-        "sources": [source.facts() for source in sources],
-        "server_runtime": runtime_digest(interpreter),
-        "code": code.hexdigest(),
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("datasketch", "tokenizers", "numpy")
-        },
-    }
 
 
 class Job:
@@ -207,7 +146,6 @@ class Job:
                     recipe, self.benchmark, workshop, memory / "teacher.jsonl", self.drops
                 )
                 pairs += more
-            pairs = within_max_scenarios(pairs, recipe.data.max_scenarios, self.drops)
             verifier = Verifier(self.benchmark.path, workshop, runtime, memory / "verified.jsonl")
             servers = servers_of(
                 recipe,

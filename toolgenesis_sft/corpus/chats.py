@@ -53,6 +53,7 @@ class Examiner:
             try:
                 sample = self._sample(where, row)
                 line = written(sample)
+                check_control_tokens(line)
                 chat.check(sample)
                 text = spoken_text(sample.messages)
                 check_text(text)
@@ -102,6 +103,14 @@ class Examiner:
         if overlap:
             result.overlaps.append((sample.id, overlap.slug, overlap.line()))
         return True
+
+
+def check_control_tokens(line: str) -> None:
+    """Raise Unfit where a sample's line holds what only the chat template may write."""
+    if chat.CONTROL_HEAD in line:
+        for token in chat.TURN_TOKENS:
+            if token in line:
+                raise Unfit("control token", token)
 
 
 def check_frame(sample: ChatSample) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark
 from toolgenesis_sft.config import Recipe, resolve_path
 from toolgenesis_sft.corpus.drops import Drops, Unfit
-from toolgenesis_sft.corpus.pairs import Pair, benchmark_pairs, folder_pairs, row_pair, shortest
+from toolgenesis_sft.corpus.pairs import Pair, benchmark_pairs, folder_pairs, row_pair
 from toolgenesis_sft.corpus.sources import Source, decoded, rows
 from toolgenesis_sft.corpus.transcripts import transcript_pair
 from toolgenesis_sft.errors import UserError
@@ -39,17 +39,6 @@ def gather(
         elif source.has_servers:
             pairs += _of_rows(source, benchmark, drops)
     return pairs
-
-
-def within_max_scenarios(pairs: list[Pair], most: int | None, drops: Drops) -> list[Pair]:
-    """The servers of the `data.max_scenarios` scenarios with the shortest code; the rest counts."""
-    if most is None:
-        return pairs
-    kept = shortest(pairs, most)
-    for pair in pairs:
-        if pair not in kept:
-            drops.add("data.max_scenarios (the shortest answers are kept)", pair.id)
-    return kept
 
 
 def _of_rows(source: Source, benchmark: Benchmark, drops: Drops) -> Iterator[Pair]:

@@ -160,7 +160,8 @@ def folder_pairs(folder: Path, source: str, licence: str) -> Iterator[Pair]:
 def row_pair(row: Json, where: str, source: str, licence: str) -> Pair:
     """A row with a column for the code, and optionally prompt, slug, label and examples.
 
-    Raises Unfit where the row is none.
+    where: the row's number, which names its scenario, with the source's label, where it has no
+    slug: the first rows of two files are two scenarios. Raises Unfit where the row is none.
     """
     if not isinstance(row, dict):
         raise Unfit("row is no JSON object", repr(row))
@@ -179,7 +180,7 @@ def row_pair(row: Json, where: str, source: str, licence: str) -> Pair:
         place = ".".join(str(part) for part in first["loc"])
         raise Unfit("row is not in its layout", f"{place}: {first['msg']}") from error
     return Pair(
-        slug=str(row.get("slug") or row.get("server_slug") or where),
+        slug=str(row.get("slug") or row.get("server_slug") or f"{source}-{where}"),
         code=code,
         source=source,
         licence=licence,
@@ -194,14 +195,12 @@ def stated(prompt: str | None) -> str | None:
     return prompt if prompt and prompt.strip() else None
 
 
-def shortest(pairs: Iterable[Pair], count: int) -> list[Pair]:
-    """The servers of the `count` scenarios with the shortest code, in the order they came."""
-    pairs = list(pairs)
+def shortest_first(pairs: Iterable[Pair]) -> list[str]:
+    """The slugs of the scenarios, those with the shortest server first."""
     length: dict[str, int] = {}
     for pair in pairs:
         length[pair.slug] = min(length.get(pair.slug, len(pair.code)), len(pair.code))
-    kept = sorted(length, key=lambda slug: (length[slug], slug))[:count]
-    return [pair for pair in pairs if pair.slug in set(kept)]
+    return sorted(length, key=lambda slug: (length[slug], slug))
 
 
 def _read(folder: Path) -> list[ServerPrediction]:

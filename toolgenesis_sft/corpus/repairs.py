@@ -68,13 +68,18 @@ class Repairer:
 
     def passing(self, servers: Sequence[Server]) -> list[Server]:
         """Those that pass their own trial calls, and have some; the others are counted."""
-        calls = {server.pair.id: self.calls_for(server.pair) for server in servers}
-        whole = self._try_all([(s, s.pair.code, calls[s.pair.id]) for s in servers])
+        jobs: list[tuple[Server, str, tuple[TrialCall, ...]]] = []
+        for server in servers:
+            if calls := self.calls_for(server.pair):
+                jobs.append((server, server.pair.code, calls))
+            else:
+                reason = "agent: no example and no unit test to try it with"
+                self.drops.add(reason, server.pair.id)
         passing: list[Server] = []
-        for server, tried in zip(servers, whole, strict=True):
-            if tried.report or not calls[server.pair.id]:
-                detail = tried.report or "no example and no unit test"
-                self.drops.add("agent: its own trial calls do not pass", server.pair.id, detail)
+        for (server, _, _), tried in zip(jobs, self._try_all(jobs), strict=True):
+            if tried.report:
+                reason = "agent: its own trial calls do not pass"
+                self.drops.add(reason, server.pair.id, tried.report)
             else:
                 passing.append(server)
         return passing

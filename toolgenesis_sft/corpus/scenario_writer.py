@@ -17,9 +17,9 @@ from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Recipe, Teacher
 from toolgenesis_sft.corpus.drops import Unfit
 from toolgenesis_sft.corpus.servers import Server
-from toolgenesis_sft.corpus.teacher import REFUSED, Errand, run_errands
+from toolgenesis_sft.corpus.teacher import Errand, run_errands
 from toolgenesis_sft.errors import ModelFault
-from toolgenesis_sft.generation.request import NO_ROOM
+from toolgenesis_sft.generation.request import NO_ROOM, REFUSED
 from toolgenesis_sft.prompts import scenario_messages, without_thought
 from toolgenesis_sft.records import FinishReason, Json, Record, ToolSchema
 from toolgenesis_sft.runs import fingerprint
@@ -48,10 +48,11 @@ class ScenarioWriter:
     teacher: Teacher
     memory: Path
     answers: list[Written] = field(default_factory=list)
-    num_kept: int = 0
+    kept: set[str] = field(default_factory=set)
 
     def __call__(self, servers: Sequence[Server]) -> list[str | Unfit]:
-        """Raises HarnessFault where the teacher cannot be reached or leaves servers unanswered."""
+        """May be called with more servers: what it wrote before is not written again. Raises
+        HarnessFault where the teacher cannot be reached or leaves servers unanswered."""
         errands = [
             Errand(
                 self._key(server),
@@ -61,29 +62,26 @@ class ScenarioWriter:
             )
             for server in servers
         ]
-        self.answers = run_errands(
-            self.recipe, self.teacher, errands, self.memory, Written, "scenarios"
-        )
-        seen: set[str] = set()
+        answers = run_errands(self.recipe, self.teacher, errands, self.memory, Written, "scenarios")
+        self.answers += answers
         verdicts: list[str | Unfit] = []
-        for server, answer in zip(servers, self.answers, strict=True):
+        for server, answer in zip(servers, answers, strict=True):
             try:
                 text = checked_scenario(answer, server.tools)
-                if text in seen:
+                if text in self.kept:
                     raise Unfit("scenario: the same as another server's", text)
             except Unfit as unfit:
                 verdicts.append(unfit)
             else:
-                seen.add(text)
+                self.kept.add(text)
                 verdicts.append(text)
-        self.num_kept = len(seen)
         return verdicts
 
     def facts(self) -> dict[str, Json]:
         """What the report says of it; tokens are counted once, whenever they were spent."""
         return {
             "num_asked": len(self.answers),
-            "num_kept": self.num_kept,
+            "num_kept": len(self.kept),
             "num_prompt_tokens": sum(answer.num_prompt_tokens for answer in self.answers),
             "num_completion_tokens": sum(answer.num_completion_tokens for answer in self.answers),
         }

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from toolgenesis_sft.config import Recipe
 from toolgenesis_sft.corpus.drops import Drops, Unfit
 from toolgenesis_sft.corpus.filters import check_server, check_text
 from toolgenesis_sft.corpus.overlap import HeldOut, Overlap, Traces
-from toolgenesis_sft.corpus.pairs import Pair
+from toolgenesis_sft.corpus.pairs import Pair, shortest_first
 from toolgenesis_sft.corpus.scenario import describe
 from toolgenesis_sft.corpus.shingles import (
+    Hashes,
     code_shingles,
     near_duplicates,
     signatures,
@@ -20,6 +22,9 @@ from toolgenesis_sft.corpus.shingles import (
 )
 from toolgenesis_sft.corpus.verify import Thresholds, Verifier
 from toolgenesis_sft.records import ToolSchema
+
+MIN_SCENARIOS_AT_ONCE = 8  # once some have failed: enough to run side by side, few to be left over
+SHAPES_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,10 @@ def servers_of(
 ) -> list[Server]:
     """The pairs worth teaching, in their order; the others are counted in `drops`.
 
-    What is cheap comes first, so that nothing is run that would be refused anyway. Overlap that
-    the recipe lets pass is added to `overlaps`: (pair id, held-out slug, what is shared).
+    What is cheap comes first, so that nothing is run that would be refused anyway. With
+    data.max_scenarios the scenarios with the shortest servers are run, and what takes the place of
+    those that fail, until there are as many as that. Overlap that the recipe lets pass is added to
+    `overlaps`: (pair id, held-out slug, what is shared).
     """
     found: dict[str, Overlap] = {}
 
@@ -72,28 +79,66 @@ def servers_of(
         seen.add(pair.code)
         candidates.append(pair)
     least = thresholds_of(recipe)
-    verified: list[Server] = []
-    for pair, verdict in zip(candidates, verifier.verify(candidates, least), strict=True):
-        if verdict.reason:
-            drops.add(verdict.reason, pair.id, verdict.detail)
-        else:
-            verified.append(Server(pair, verdict.tools))
-    texts = iter(describer([server for server in verified if server.pair.prompt is None]))
-    servers: list[Server] = []
-    for server in verified:
-        try:
-            if server.pair.prompt is None:
-                server = _with_scenario(server, next(texts))
-            judge(server.pair, server.tools)
-        except Unfit as unfit:
-            drops.add(unfit.reason, server.pair.id, unfit.detail)
-            continue
-        servers.append(server)
-    distinct = _distinct(servers, drops)
+
+    def examined(batch: Sequence[Pair]) -> Iterator[Server]:
+        verified: list[Server] = []
+        for pair, verdict in zip(batch, verifier.verify(batch, least), strict=True):
+            if verdict.reason:
+                drops.add(verdict.reason, pair.id, verdict.detail)
+            else:
+                verified.append(Server(pair, verdict.tools))
+        texts = iter(describer([server for server in verified if server.pair.prompt is None]))
+        for server in verified:
+            try:
+                if server.pair.prompt is None:
+                    server = _with_scenario(server, next(texts))
+                judge(server.pair, server.tools)
+            except Unfit as unfit:
+                drops.add(unfit.reason, server.pair.id, unfit.detail)
+                continue
+            yield server
+
+    distinct = until_enough(candidates, recipe.data.max_scenarios, examined, drops)
     for server in distinct:
         if overlap := found.get(server.pair.id):
             overlaps.append((server.pair.id, overlap.slug, overlap.line()))
     return distinct
+
+
+def until_enough(
+    candidates: Sequence[Pair],
+    most: int | None,
+    examined: Callable[[Sequence[Pair]], Iterable[Server]],
+    drops: Drops,
+) -> list[Server]:
+    """The distinct servers of at most `most` scenarios, in the candidates' order.
+
+    Scenarios are examined in an order that the candidates alone give, the shortest first: as many
+    as are missing at a time, and a few more, so that several are run side by side to the end. So
+    the result is the same for any number of workers.
+    """
+    waiting = shortest_first(candidates)
+    most = len(waiting) if most is None else most
+    place = {pair.id: number for number, pair in enumerate(candidates)}
+    good: list[Server] = []
+    distinct, repeats = _distinct(good)
+    wanted = most
+    while wanted and waiting:
+        batch, waiting = frozenset(waiting[:wanted]), waiting[wanted:]
+        good += examined([pair for pair in candidates if pair.slug in batch])
+        good.sort(key=lambda server: place[server.pair.id])
+        distinct, repeats = _distinct(good)
+        missing = most - len({server.pair.slug for server in distinct})
+        wanted = max(missing, MIN_SCENARIOS_AT_ONCE) if missing > 0 else 0
+    for what, detail in repeats:
+        drops.add("near duplicate", what, detail)
+    chosen = frozenset(shortest_first(server.pair for server in distinct)[:most])
+    left_out = {pair.id for pair in candidates if pair.slug in waiting}
+    left_out |= {server.pair.id for server in distinct if server.pair.slug not in chosen}
+    for pair in candidates:
+        if pair.id in left_out:
+            drops.add("data.max_scenarios (the shortest answers are kept)", pair.id)
+    return [server for server in distinct if server.pair.slug in chosen]
 
 
 def thresholds_of(recipe: Recipe) -> Callable[[Pair], Thresholds]:
@@ -125,18 +170,25 @@ def _overlap(held_out: HeldOut, pair: Pair, tools: Sequence[ToolSchema]) -> Over
     )
 
 
-def _distinct(servers: list[Server], drops: Drops) -> list[Server]:
-    """Without near duplicates of earlier ones: programs that differ in names, layout and little
-    else."""
+def _distinct(servers: Sequence[Server]) -> tuple[list[Server], list[tuple[str, str]]]:
+    """Those that are no near duplicate of an earlier one (programs that differ in names, layout
+    and little else), and of the others (pair id, what it repeats)."""
+    kept: list[Server] = []
+    repeats: list[tuple[str, str]] = []
     if not servers:
-        return []
-    theirs = signatures([code_shingles(server.pair.code) for server in servers])
+        return kept, repeats
+    theirs = signatures([_shape_of(server.pair.code) for server in servers])
     originals, similarity = near_duplicates(theirs)
-    kept = []
     for number, server in enumerate(servers):
         if originals[number] < 0:
             kept.append(server)
         else:
             original = servers[originals[number]].pair.id
-            drops.add("near duplicate", server.pair.id, f"{similarity[number]:.0%} {original}")
-    return kept
+            repeats.append((server.pair.id, f"{similarity[number]:.0%} {original}"))
+    return kept, repeats
+
+
+@lru_cache(maxsize=SHAPES_REMEMBERED)
+def _shape_of(code: str) -> Hashes:
+    """Batches look at the servers before them again."""
+    return code_shingles(code)

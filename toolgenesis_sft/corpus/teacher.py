@@ -20,7 +20,6 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from toolgenesis_sft.benchmark import Benchmark
-from toolgenesis_sft.chat_protocol import Completion
 from toolgenesis_sft.client import ModelClient
 from toolgenesis_sft.config import Generate, Recipe, Teacher
 from toolgenesis_sft.corpus.drops import Drops
@@ -30,7 +29,7 @@ from toolgenesis_sft.corpus.shingles import code_shingles, signatures
 from toolgenesis_sft.errors import HarnessFault
 from toolgenesis_sft.generation.coder_agent import coder_agent
 from toolgenesis_sft.generation.direct import direct
-from toolgenesis_sft.generation.request import Request
+from toolgenesis_sft.generation.request import REFUSED, Request
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.prompts import parse_prediction
 from toolgenesis_sft.records import Json, Record, Scenario, ServerPrediction
@@ -38,8 +37,6 @@ from toolgenesis_sft.runs import append_record, mend_torn_line, read_records
 from toolgenesis_sft.sandbox.workshop import Workshop
 
 SOURCE = "teacher"
-# What a provider's filter leaves of an answer, and a request that it refuses: no text, "error".
-REFUSED = Completion("", (), "error", 0, 0, 0.0)
 MAX_FIRST_REFUSALS = 3  # of a teacher that has answered nothing yet
 R = TypeVar("R", bound=Record)
 

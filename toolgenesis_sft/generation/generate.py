@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from toolgenesis_sft.benchmark import Benchmark, load_benchmark, load_gold_schemas
@@ -22,8 +24,13 @@ from toolgenesis_sft.errors import HarnessFault, UserError
 from toolgenesis_sft.generation.coder_agent import coder_agent
 from toolgenesis_sft.generation.direct import direct, direct_two_calls, oracle
 from toolgenesis_sft.generation.engine import open_engines
-from toolgenesis_sft.generation.models import AskedModel, asked_models, refuse_other_checkpoints
-from toolgenesis_sft.generation.request import Key, Request
+from toolgenesis_sft.generation.models import (
+    AskedModel,
+    asked_models,
+    check_own_folders,
+    refuse_other_checkpoints,
+)
+from toolgenesis_sft.generation.request import REFUSED, Key, Request
 from toolgenesis_sft.generation.server import Engine
 from toolgenesis_sft.progress import Progress
 from toolgenesis_sft.records import (
@@ -44,12 +51,33 @@ from toolgenesis_sft.runs import (
 if TYPE_CHECKING:
     from toolgenesis_sft.sandbox.workshop import Workshop
 
+# How providers name the filter that refused a prompt. Any other refusal (no credit, a request that
+# is too large) says nothing about the prompt and stays a fault of the harness.
+FILTER_WORDS = (
+    "content filter",
+    "content_filter",
+    "content management policy",
+    "content policy",
+    "content_policy",
+    "usage policy",
+    "data_inspection_failed",
+)
+
+# What a refusal may be about besides the model, by the name that the protocol has for it.
+SETTINGS_BY_WORD = {
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+}
+
 
 def generate(recipe: Recipe, run: RunFolder) -> None:
     """Ask every model of the recipe for every scenario that has no prediction yet.
 
     Raises UserError where a model is not there or the predictions are another checkpoint's, and
-    HarnessFault at the end where an answer could not be had: the same command asks again.
+    HarnessFault at the end where an answer could not be had: the same command asks again, and a
+    report of the run has no headline before. A prompt that the provider's content filter refuses,
+    of a model that answers others, has its answer: none.
     """
     with run.locked("generate"):
         check_strategies(recipe)
@@ -66,8 +94,10 @@ def generate(recipe: Recipe, run: RunFolder) -> None:
                 model.label: {"source": model.source, "digest": model.digest} for model in models
             },
         }
-        add_provenance(run, "generate", facts)
-        run.predictions.touch()
+        if done:
+            add_provenance(run, "generate", facts)
+        else:  # nothing was answered yet, so nothing of an earlier try stands
+            run.predictions.unlink(missing_ok=True)
         attempt: Path | None = None
         unanswered: list[str] = []
         for model in models:
@@ -75,14 +105,28 @@ def generate(recipe: Recipe, run: RunFolder) -> None:
             if missing:
                 attempt = attempt or run.new_attempt("generate")
                 with open_workshop(recipe, missing) as workshop:
-                    session = Session(recipe, run, gold, workshop)
+                    answers = any(p.model == model.label for p in done)
+                    session = Session(recipe, run, facts, gold, workshop, answers)
                     unanswered += session.ask(model, missing, attempt)
         predictions = read_records(run.predictions, ServerPrediction)
-        add_provenance(run, "generate", {**facts, "spent": spent(predictions)})
+        if predictions:
+            add_provenance(run, "generate", {**facts, "spent": spent(predictions)})
     if unanswered:
+        paths = f"--benchmark {quote(recipe.benchmark)} --predictions {quote(str(run.predictions))}"
         raise HarnessFault(
-            "unanswered", f"{len(unanswered)} requests had no answer, first {unanswered[0]}"
+            "unanswered",
+            f"{len(unanswered)} requests had no answer, first {unanswered[0]}; the run has no"
+            " headline without them; if one is never answered,"
+            f" `toolgenesis-sft score {paths} --out FOLDER` counts it as 0",
         )
+
+
+def check(recipe: Recipe, run: RunFolder) -> None:
+    """What a dry run looks at: strategies, scenarios, and the models that earlier stages write.
+    Raises UserError as `generate` does."""
+    check_strategies(recipe)
+    chosen_scenarios(recipe, load_benchmark(resolve_path(recipe.benchmark)), run)
+    check_own_folders(recipe, run)
 
 
 def check_strategies(recipe: Recipe) -> None:
@@ -162,12 +206,15 @@ def open_workshop(recipe: Recipe, requests: Sequence[Request]) -> Iterator[Works
 
 @dataclass(frozen=True)
 class Session:
-    """The missing requests of one model."""
+    """The missing requests of one model. facts: the stage's part of the provenance.
+    answers_others: the model has answered in an earlier call."""
 
     recipe: Recipe
     run: RunFolder
+    facts: dict[str, Json]
     gold: dict[str, tuple[ToolSchema, ...]]
     workshop: Workshop | None
+    answers_others: bool
 
     def ask(self, model: AskedModel, requests: Sequence[Request], attempt: Path) -> list[str]:
         """Start the engines, ask, append. Returns what had no answer, with its fault."""
@@ -181,24 +228,32 @@ class Session:
         queue = iter(requests)
         unanswered: list[str] = []
         hopeless: list[HarnessFault | UserError] = []
+        refusals: list[tuple[Request, HarnessFault]] = []
+        answers_others = self.answers_others
         started = time.monotonic()
         num_tokens = 0
 
         async def work(client: ModelClient, engine: Engine, restarting: asyncio.Lock) -> None:
-            nonlocal num_tokens
+            nonlocal num_tokens, answers_others
             for request in queue:
                 if hopeless:  # nothing more is asked; what is in flight still comes home
                     return
                 try:
                     prediction = await self._answer(client, engine, request, restarting)
                 except HarnessFault as fault:
-                    if fault.kind == "engine_died" or client.is_hopeless(fault):
+                    if is_filtered(fault):
+                        refusals.append((request, fault))
+                        progress.done("refused")
+                        continue
+                    of_all = fault.kind != "request_refused" or not answers_others
+                    if fault.kind == "engine_died" or (client.is_hopeless(fault) and of_all):
                         hopeless.append(for_the_user(fault, engine))
                         return
                     unanswered.append(f"{request.scenario.slug} ({fault})")
                     progress.done("unanswered")
                     continue
-                append_record(self.run.predictions, prediction)
+                self._keep(prediction)
+                answers_others = True
                 num_tokens += prediction.num_completion_tokens
                 speed = num_tokens / (time.monotonic() - started)
                 progress.done(prediction.finish_reason, f"{speed:.0f} tokens/s")
@@ -216,7 +271,20 @@ class Session:
                     raise group.exceptions[0] from None
         if hopeless:
             raise hopeless[0]
+        for request, fault in refusals:
+            slug = request.scenario.slug
+            if answers_others:
+                self._keep(request.prediction(REFUSED))
+                print(f"generate: no answer for {slug}, which counts: {fault}", file=sys.stderr)
+            else:  # perhaps the account is blocked, and not a prompt
+                unanswered.append(f"{slug} ({fault})")
         return unanswered
+
+    def _keep(self, prediction: ServerPrediction) -> None:
+        """Append an answer. The first one brings the provenance: before it, a run binds nothing."""
+        if not self.run.predictions.exists():
+            add_provenance(self.run, "generate", self.facts)
+        append_record(self.run.predictions, prediction)
 
     async def _answer(
         self, client: ModelClient, engine: Engine, request: Request, restarting: asyncio.Lock
@@ -247,6 +315,12 @@ class Session:
         raise AssertionError(request.strategy)
 
 
+def is_filtered(fault: HarnessFault) -> bool:
+    """Whether the provider's content filter, in its own words, refused the prompt."""
+    said = fault.detail.lower()
+    return fault.kind == "request_refused" and any(words in said for words in FILTER_WORDS)
+
+
 def for_the_user(fault: HarnessFault, engine: Engine) -> HarnessFault | UserError:
     """A refusal of an endpoint is for the user to mend; every other fault stays the harness's."""
     settings = engine.settings
@@ -259,7 +333,22 @@ def for_the_user(fault: HarnessFault, engine: Engine) -> HarnessFault | UserErro
             fault.detail,
             "name the environment variable that holds the right key, and run again",
         )
+    if fault.kind == "url_refused":
+        return UserError(
+            "generate.endpoint_url",
+            settings.endpoint_url,
+            fault.detail,
+            "check the URL: most end in /v1, and /chat/completions is added to it",
+        )
     if fault.kind == "request_refused":
+        for word, name in SETTINGS_BY_WORD.items():
+            if word in fault.detail.lower():
+                return UserError(
+                    f"generate.{name}",
+                    getattr(settings, name),
+                    fault.detail,
+                    "set it to what the endpoint takes",
+                )
         return UserError(
             "generate.endpoint_model", engine.model, fault.detail, "check the model's name"
         )
@@ -269,7 +358,8 @@ def for_the_user(fault: HarnessFault, engine: Engine) -> HarnessFault | UserErro
 def spent(predictions: Sequence[ServerPrediction]) -> dict[str, Json]:
     """Tokens and seconds of everything in the file, each prediction once, by model.
 
-    A prompt has tokens: where a prediction has none, its endpoint did not tell.
+    A prompt has tokens: where a prediction has none, its endpoint did not tell. `num_without_seed`
+    and `num_without_temperature` count answers whose endpoint takes none.
     """
     totals: dict[str, dict[str, Json]] = {}
     for prediction in predictions:
@@ -278,6 +368,8 @@ def spent(predictions: Sequence[ServerPrediction]) -> dict[str, Json]:
             {
                 "num_predictions": 0,
                 "num_without_usage": 0,
+                "num_without_seed": 0,
+                "num_without_temperature": 0,
                 "num_prompt_tokens": 0,
                 "num_completion_tokens": 0,
                 "request_s": 0.0,
@@ -285,6 +377,8 @@ def spent(predictions: Sequence[ServerPrediction]) -> dict[str, Json]:
         )
         total["num_predictions"] += 1
         total["num_without_usage"] += prediction.num_prompt_tokens == 0
+        total["num_without_seed"] += prediction.seed is None
+        total["num_without_temperature"] += prediction.temperature is None
         total["num_prompt_tokens"] += prediction.num_prompt_tokens
         total["num_completion_tokens"] += prediction.num_completion_tokens
         total["request_s"] = round(total["request_s"] + prediction.elapsed_s, 3)

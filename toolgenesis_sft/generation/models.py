@@ -38,6 +38,7 @@ class AskedModel:
 
 def asked_models(recipe: Recipe, run: RunFolder) -> list[AskedModel]:
     """The models by label, checked before any of them is started."""
+    check_own_folders(recipe, run)
     settings = recipe.generate
     if settings.engine == "endpoint":
         name = endpoint_model_name(settings)
@@ -45,7 +46,7 @@ def asked_models(recipe: Recipe, run: RunFolder) -> list[AskedModel]:
     models = []
     if settings.compare_before_training:
         if recipe.model.name_or_path is None:
-            models.append(own_model(BEFORE, "model.random", run.base_model))
+            models.append(own_model(BEFORE, run.base_model))
         else:
             models.append(named_model(BEFORE, "model.name_or_path", recipe.model.name_or_path))
     if settings.model is not None:
@@ -53,12 +54,24 @@ def asked_models(recipe: Recipe, run: RunFolder) -> list[AskedModel]:
         label = folder.absolute().name if folder.is_dir() else settings.model
         models.append(named_model(label, "generate.model", settings.model))
     else:
-        models.append(own_model(TRAINED, "export", run.export))
+        models.append(own_model(TRAINED, run.export))
     return models
 
 
-def own_model(label: str, field: str, folder: Path) -> AskedModel:
-    check_model_folder(field, folder, marked=True)
+def check_own_folders(recipe: Recipe, run: RunFolder) -> None:
+    """Raises UserError where a model that an earlier stage writes is not there, or not whole. No
+    weights are read, no hub and no endpoint is asked."""
+    settings = recipe.generate
+    if settings.engine == "endpoint":
+        return
+    if settings.compare_before_training and recipe.model.name_or_path is None:
+        check_model_folder("model.random", run.base_model, marked=True)
+    if settings.model is None:
+        check_model_folder("export", run.export, marked=True)
+
+
+def own_model(label: str, folder: Path) -> AskedModel:
+    """Of a folder that was checked."""
     return AskedModel(label, str(folder), folder, folder_digest(folder))
 
 

@@ -14,6 +14,7 @@ from toolgenesis_sft.records import Message, Scenario, ServerPrediction, Strateg
 
 Key = tuple[str, str, str, int]
 NO_ROOM = Completion("", (), "length", 0, 0, 0.0)  # of a model whose context is exhausted
+REFUSED = Completion("", (), "error", 0, 0, 0.0)  # of a provider whose filter refuses the prompt
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class Request:
         turns: Sequence[Message] = (),
     ) -> ServerPrediction:
         """The record: `final` holds the code, `before` are the calls that led to it, `confidence`
-        came after it. Tokens and seconds are those of all calls."""
+        came after it. Tokens and seconds are those of all calls; a seed or a temperature that one
+        of them was drawn without was not held."""
         calls = (*before, final, *((confidence,) if confidence else ()))
+        without = {name for call in calls for name in call.drawn_without}
         return ServerPrediction(
             slug=self.scenario.slug,
             model=self.model,
@@ -82,8 +85,8 @@ class Request:
             num_prompt_tokens=sum(call.num_prompt_tokens for call in calls),
             num_completion_tokens=sum(call.num_completion_tokens for call in calls),
             elapsed_s=round(sum(call.elapsed_s for call in calls), 3),
-            temperature=self.settings.temperature,
-            seed=self.seed,
+            temperature=None if "temperature" in without else self.settings.temperature,
+            seed=None if "seed" in without else self.seed,
             mean_logprob=final.mean_logprob,
             confidence_completion=confidence.text if confidence else None,
             turns=tuple(turns),

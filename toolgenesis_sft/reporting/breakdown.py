@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from typing import Literal
 
 from toolgenesis_sft.errors import Outcome
 from toolgenesis_sft.records import FigureName, Record
@@ -18,6 +19,7 @@ from toolgenesis_sft.reporting.values import Row, Values, groups, mean_over, row
 NO_PROGRAM = frozenset(
     {
         "no_prediction",
+        "unanswered",
         "empty_completion",
         "unfinished_think",
         "truncated",
@@ -68,11 +70,18 @@ class Slice(Row):
     means: dict[FigureName, float | None]
 
 
+Side = Literal["model", "harness", "benchmark"]
+SIDES: dict[Outcome, Side] = {Outcome.MODEL_FAULT: "model", Outcome.HARNESS_FAULT: "harness"}
+# Kinds of unit test that no server can pass: broken arguments, or an answer that was recorded while
+# the collecting harness failed.
+OF_BENCHMARK = frozenset({"broken_arguments_in_benchmark", "unanswerable"})
+
+
 class FaultCount(Row):
     """How often one kind of fault occurs: predictions (or unit tests) that it ended."""
 
     where: str
-    outcome: Outcome
+    at_fault: Side
     kind: str
     count: int
     examples: tuple[str, ...]
@@ -113,7 +122,7 @@ def _wrote_program(study: Study, contestant: Contestant, slug: str) -> bool:
     scores = study.figure(contestant, slug, first)
     if "launch" in study.figures:
         scores = study.figure(contestant, slug, "launch")
-    whole = sum(score.reason not in NO_PROGRAM for score in scores)
+    whole = sum(kind_of(score.reason) not in NO_PROGRAM for score in scores)
     return whole >= stats.PASS * len(scores)
 
 
@@ -156,32 +165,34 @@ def taxonomy(study: Study, test_faults: TestFaults) -> list[FaultCount]:
     """Faults by kind. `test_faults[contestant][slug]` counts the faults of single unit tests."""
     rows = []
     for contestant, scenarios, slugs in groups(study):
-        found: defaultdict[tuple[str, Outcome, str], Counter[str]] = defaultdict(Counter)
+        found: defaultdict[tuple[str, Side, str], Counter[str]] = defaultdict(Counter)
         for slug in slugs:
-            hit: set[tuple[int, tuple[str, Outcome, str]]] = set()  # one fault may end many figures
+            hit: set[tuple[int, tuple[str, Side, str]]] = set()  # one fault may end many figures
             for figure in study.figures:
                 if not study.applies(slug, figure):
                     continue
                 for sample, score in enumerate(study.figure(contestant, slug, figure)):
-                    if score.outcome in (Outcome.MODEL_FAULT, Outcome.HARNESS_FAULT):
-                        where = "program" if score.reason in NO_PROGRAM else figure
-                        hit.add((sample, (where, score.outcome, kind_of(score.reason))))
+                    if score.outcome in SIDES:
+                        kind = kind_of(score.reason)
+                        where = "program" if kind in NO_PROGRAM else figure
+                        hit.add((sample, (where, SIDES[score.outcome], kind)))
             for _, fault in hit:
                 found[fault][slug] += 1
             for kind, count in test_faults.get(contestant, {}).get(slug, {}).items():
-                found["unit test", Outcome.MODEL_FAULT, kind][slug] += count
+                side: Side = "benchmark" if kind in OF_BENCHMARK else "model"
+                found["unit test", side, kind][slug] += count
         rows += [
             FaultCount.model_validate(
                 {
                     **row_of(contestant, scenarios),
                     "where": where,
-                    "outcome": outcome,
+                    "at_fault": side,
                     "kind": kind,
                     "count": sum(by_slug.values()),
                     "examples": [slug for slug, _ in by_slug.most_common(MAX_EXAMPLES)],
                 }
             )
-            for (where, outcome, kind), by_slug in sorted(
+            for (where, side, kind), by_slug in sorted(
                 found.items(), key=lambda item: (-sum(item[1].values()), item[0])
             )
         ]

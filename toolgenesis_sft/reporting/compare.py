@@ -112,7 +112,7 @@ def compare(folders: list[Path], force: bool) -> Comparison:
                 "compare",
                 str(run.folder),
                 f"has {len(run.report.harness_faults)} predictions that the harness did not score",
-                "run score and report again, or add --force to leave those servers out",
+                "run generate, score and report again, or add --force to leave those servers out",
             )
     duels = list(duels_of(runs))
     tests = [(i, f) for i, duel in enumerate(duels) if duel.tested for f in figures_of(duel)]

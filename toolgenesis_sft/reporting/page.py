@@ -301,7 +301,7 @@ def headline(report: RunReport) -> str:
         return "No headline: some predictions could not be scored, through no fault of the model."
     told: tuple[tuple[FigureName, str], ...] = (
         ("launch", "of the servers launch"),
-        ("ut_hard", "of the recorded calls are answered rightly"),
+        ("ut_hard", "of a server's recorded calls are answered rightly (mean over servers)"),
     )
     said = " and ".join(
         f"{100 * summary.mean_all:.0f} % {phrase}"

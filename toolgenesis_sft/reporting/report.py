@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -22,7 +23,14 @@ from toolgenesis_sft.records import (
 from toolgenesis_sft.reporting import breakdown, contrasts, curves, evidence, page, samples, stats
 from toolgenesis_sft.reporting.analysis import Analysis
 from toolgenesis_sft.reporting.published import PublishedRow, published_rows
-from toolgenesis_sft.reporting.study import Contestant, ScenarioSet, Study, study_folder, study_run
+from toolgenesis_sft.reporting.study import (
+    OWED,
+    Contestant,
+    ScenarioSet,
+    Study,
+    study_folder,
+    study_run,
+)
 from toolgenesis_sft.reporting.values import Values, mean_over, server_values
 from toolgenesis_sft.runs import RunFolder, add_provenance, read_json, sha256_file, write_json
 from toolgenesis_sft.tracking import track_report
@@ -203,6 +211,12 @@ def _not_applicable(study: Study) -> dict[FigureName, int]:
     return {figure: count for figure, count in counts.items() if count}
 
 
+def _without_data(figure: FigureName, with_agent: bool) -> str:
+    if figure == "task_utility" and with_agent:
+        return "have no tasks, or none that the agent solves with the reference server,"
+    return "have no data for it in the benchmark"
+
+
 def notes(study: Study, groups: tuple[GroupSummary, ...]) -> list[str]:
     """What a reader must know to read the figures rightly, one sentence each."""
     lines = [
@@ -221,15 +235,24 @@ def notes(study: Study, groups: tuple[GroupSummary, ...]) -> list[str]:
     missing = sorted({slug for group in groups for slug in group.missing_slugs})
     if missing:
         lines.append(
-            f"{len(missing)} scenarios lack a prediction in at least one row and count as 0 there:"
+            f"{len(missing)} scenarios lack a prediction, or a sample of it, in at least one row;"
+            " what is left out counts as 0:"
             f" {', '.join(missing[:10])}{' ...' if len(missing) > 10 else ''}."
         )
+    stopped = {p.slug for p in study.predictions.values() if p.finish_reason == "error"}
+    if stopped:
+        lines.append(
+            f"A content filter of the endpoint refused or ended answers for {len(stopped)}"
+            " scenarios. It is part of what was asked: what there is of those answers counts."
+            f" {', '.join(sorted(stopped)[:10])}{' ...' if len(stopped) > 10 else ''}."
+        )
+    scored_with = study.provenance.get("score", {})
+    with_agent = bool(scored_with.get("agent"))
     lines += [
-        f"{figure}: {count} of {len(study.sets['all'])} servers have no data for it in the"
-        " benchmark and are not in its n."
+        f"{figure}: {count} of {len(study.sets['all'])} servers"
+        f" {_without_data(figure, with_agent)} and are not in its n."
         for figure, count in _not_applicable(study).items()
     ]
-    scored_with = study.provenance.get("score", {})
     if scored_with.get("judge"):
         lines.append(
             f"The LLM judge ({scored_with['judge']}) has a column of its own for the capability"
@@ -251,10 +274,12 @@ def notes(study: Study, groups: tuple[GroupSummary, ...]) -> list[str]:
 def table(report: RunReport) -> str:
     """The table for a terminal: measured rows by set of scenarios, then the published ones that
     answer to the same strategies. Narrow terminals get it without the intervals."""
-    wide = shutil.get_terminal_size((120, 24)).columns >= WIDE_COLUMNS
+    columns = shutil.get_terminal_size((120, 24)).columns
+    wide = columns >= WIDE_COLUMNS
     column = 12 if wide else 7
     heads = [name.rjust(column) for name in (SHORT if wide else SHORTEST).values()]
     lines = [" " * NAME_CHARS + "   n" + "".join(heads)]
+    num_samples = Analysis.model_validate(report.extra).num_samples
     for title, groups in page.table_sections(report):
         lines += ["", title]
         for group in groups:
@@ -262,10 +287,14 @@ def table(report: RunReport) -> str:
             ranges = [_range_text(group.figures.get(figure)) for figure in FIGURES]
             lines.append(_line(_who(group), str(group.num_servers), means, column))
             notes = ["memorisation"] if group.memorisation else []
+            if (num := num_samples[f"{group.model}/{group.strategy}"]) > 1:
+                notes.append(f"{num} samples a server")
             if group.missing_slugs:
-                notes.append(f"{len(group.missing_slugs)} missing, count as 0")
+                notes.append(f"{len(group.missing_slugs)} left out, count as 0")
+            first, *others = notes or [""]
             if wide or notes:
-                lines.append(_line(f"  {', '.join(notes)}", "", ranges if wide else [], column))
+                lines.append(_line(f"  {first}", "", ranges if wide else [], column))
+            lines += [f"  {note}" for note in others]
     for source, rows in _published(report):
         lines += ["", f"Published, not measured here: {source}"]
         for row in rows:
@@ -275,12 +304,18 @@ def table(report: RunReport) -> str:
             )
     if report.headline_blocked:
         count, first = len(report.harness_faults), report.harness_faults[0]
-        lines += [
-            "",
+        told = (
             f"No headline: the harness failed on {count} predictions (no fault of the model, no"
-            f" zeros). Run the same command again. First: {page.plain(first)}",
-        ]
+            f" zeros). Run {_owing(report)} again, then report. First: {page.plain(first)}"
+        )
+        lines += ["", *textwrap.wrap(told, max(columns, 80))]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _owing(report: RunReport) -> str:
+    """The stages to run again."""
+    unanswered = any(OWED.reason in line for line in report.harness_faults)
+    return "generate and score" if unanswered else "score"
 
 
 def _published(report: RunReport) -> list[tuple[str, list[PublishedRow]]]:

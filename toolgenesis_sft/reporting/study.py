@@ -28,7 +28,7 @@ from toolgenesis_sft.records import (
     ServerPrediction,
     Strategy,
 )
-from toolgenesis_sft.runs import RunFolder, provenance, read_json, read_records
+from toolgenesis_sft.runs import RunFolder, provenance, read_json, read_records, sha256_file
 
 ScenarioSet = Literal["train", "held_out", "all"]
 LAYERS: dict[str, tuple[FigureName, ...]] = {
@@ -38,7 +38,13 @@ LAYERS: dict[str, tuple[FigureName, ...]] = {
     "L4": ("task_utility",),
 }
 NO_PREDICTION = "no_prediction"
-NOT_SCORED = "not_scored"
+# A submission that leaves a scenario out is at fault. A run asks for each of its scenarios, so what
+# it has no answer to is owed by whoever was to ask and to answer; that says nothing of the model.
+LEFT_OUT = FigureScore(outcome=Outcome.MODEL_FAULT, reason=NO_PREDICTION)
+OWED = FigureScore(
+    outcome=Outcome.HARNESS_FAULT, reason="unanswered: generate has not had an answer to it"
+)
+NOT_SCORED = FigureScore(outcome=Outcome.HARNESS_FAULT, reason="not_scored")
 
 
 class Contestant(NamedTuple):
@@ -49,6 +55,15 @@ class Contestant(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.model}/{self.strategy}"
+
+
+class Means(NamedTuple):
+    """What scoring had besides the benchmark: its profile, and whether there was a judge, and an
+    agent to do the tasks."""
+
+    profile: str
+    judge: bool
+    agent: bool
 
 
 Key = tuple[str, str, str, int]
@@ -72,9 +87,8 @@ class Study:
     """By figure that was asked for: the servers that the benchmark holds data for."""
     predictions: dict[Key, ServerPrediction]
     scores: dict[Key, LayerScores]
-    absent: Outcome
-    """Outcome of a scenario without a prediction: a submission that leaves it out is at fault,
-    a run whose generation still owes it has not reached it. Either counts as 0."""
+    absent: FigureScore
+    """What stands for a sample without a prediction: LEFT_OUT or OWED."""
     provenance: dict[str, Json]
     left_out: tuple[str, ...] = ()
 
@@ -83,7 +97,9 @@ class Study:
         its checkpoints, on training scenarios."""
         if not self.trained_on or scenarios != "train":
             return False
-        own = Path(contestant.model).absolute().is_relative_to(self.folder.root.absolute())
+        asked = self.provenance.get("generate", {}).get("models", {}).get(contestant.model, {})
+        source = Path(asked.get("source", contestant.model))  # a label is a folder's name alone
+        own = source.absolute().is_relative_to(self.folder.root.absolute())
         return contestant.model == TRAINED or own
 
     @property
@@ -105,16 +121,14 @@ class Study:
         score = self.scores.get(key)
         if score is not None and figure in score.figures:
             return score.figures[figure]
-        if score is not None or key in self.predictions:
-            return FigureScore(outcome=Outcome.HARNESS_FAULT, reason=NOT_SCORED)
-        return FigureScore(outcome=self.absent, reason=NO_PREDICTION)
+        return NOT_SCORED if score is not None or key in self.predictions else self.absent
 
     def missing(self, contestant: Contestant, slugs: Iterable[str]) -> tuple[str, ...]:
-        """Servers without a single prediction."""
+        """Servers that a submission left out, or a sample of which it left out."""
         return tuple(
             slug
             for slug in slugs
-            if all(
+            if any(
                 score.reason == NO_PREDICTION
                 for score in self.figure(contestant, slug, self.figures[0])
             )
@@ -139,7 +153,11 @@ def study_run(recipe: Recipe, run: RunFolder) -> Study:
     )
     predictions = {p.key: p for p in read_records(run.predictions, ServerPrediction)}
     found = {Contestant(p.model, p.strategy) for p in predictions.values()}
-    models = {contestant.model for contestant in found}
+    if any(contestant.model == TRAINED for contestant in found):
+        refuse_other_data(run)
+    # The provenance names all that are asked: a model that answered nothing has its row too.
+    generated = _provenance(run).get("generate", {})
+    models = set(generated.get("models") or {contestant.model for contestant in found})
     if recipe.generate.compare_before_training and recipe.generate.engine != "endpoint":
         models.add(BEFORE)
     found |= {Contestant(model, s) for model in models for s in recipe.generate.strategies}
@@ -147,7 +165,11 @@ def study_run(recipe: Recipe, run: RunFolder) -> Study:
         name=run.root.name,
         folder=run,
         benchmark=benchmark,
-        profile=recipe.score.profile,
+        means=Means(
+            recipe.score.profile,
+            judge=recipe.score.judge_url is not None,
+            agent=recipe.score.utility == "agent",
+        ),
         sets=asked_sets(benchmark, trained_on, recipe.generate.scenarios),
         trained_on=trained_on,
         start_model=recipe.model.name_or_path,
@@ -155,8 +177,23 @@ def study_run(recipe: Recipe, run: RunFolder) -> Study:
         num_samples=recipe.generate.num_samples,
         layers=recipe.score.layers,
         predictions=predictions,
-        absent=Outcome.NOT_REACHED,
+        absent=OWED,
     )
+
+
+def refuse_other_data(run: RunFolder) -> None:
+    """Raises UserError where data/ is not what the run's model was trained on: it would say of the
+    wrong scenarios that the model has seen them."""
+    owner = RunFolder(run.data.resolve().parent)  # data/ may be a link to another run's
+    trained_with = _provenance(owner).get("train", {}).get("data_manifest")
+    manifest = run.data / "manifest.json"
+    if trained_with and not (manifest.exists() and sha256_file(manifest) == trained_with):
+        raise UserError(
+            "data",
+            str(run.data),
+            "is not the data that the model was trained on",
+            "put that back, or train on this under --run NEW_NAME",
+        )
 
 
 def study_folder(benchmark_path: Path, out: Path) -> Study:
@@ -189,7 +226,11 @@ def study_folder(benchmark_path: Path, out: Path) -> Study:
         name=out.resolve().name,
         folder=folder,
         benchmark=benchmark,
-        profile=settings.get("profile", "strict"),
+        means=Means(
+            settings.get("profile", "strict"),
+            judge=settings.get("judge") is not None,
+            agent=settings.get("agent") is not None,
+        ),
         sets=asked_sets(benchmark, frozenset(benchmark.train), "all"),
         trained_on=frozenset(),
         start_model=None,
@@ -197,7 +238,7 @@ def study_folder(benchmark_path: Path, out: Path) -> Study:
         num_samples=1,
         layers=settings.get("layers"),
         predictions={p.key: p for p in read_records(folder.predictions, ServerPrediction)},
-        absent=Outcome.MODEL_FAULT,
+        absent=LEFT_OUT,
     )
 
 
@@ -230,7 +271,7 @@ def _study(
     name: str,
     folder: RunFolder,
     benchmark: Benchmark,
-    profile: str,
+    means: Means,
     sets: dict[ScenarioSet, tuple[str, ...]],
     trained_on: frozenset[str],
     start_model: str | None,
@@ -238,7 +279,7 @@ def _study(
     num_samples: int,
     layers: Iterable[str] | None,
     predictions: dict[Key, ServerPrediction],
-    absent: Outcome,
+    absent: FigureScore,
 ) -> Study:
     asked = set(sets["all"])
     every_score = read_records(folder.scores, LayerScores)
@@ -262,13 +303,15 @@ def _study(
         folder=folder,
         benchmark=benchmark,
         keys=keys,
-        profile=profile,
+        profile=means.profile,
         sets=sets,
         trained_on=trained_on,
         start_model=start_model,
         contestants=ordered,
         num_samples={contestant: samples[contestant] for contestant in ordered},
-        applicable={figure: _applicable(figure, sets["all"], keys, scores) for figure in figures},
+        applicable={
+            figure: _applicable(figure, sets["all"], keys, scores, means) for figure in figures
+        },
         predictions={key: p for key, p in predictions.items() if p.slug in asked},
         scores=scores,
         absent=absent,
@@ -282,19 +325,25 @@ def _applicable(
     slugs: tuple[str, ...],
     keys: dict[str, AnswerKey],
     scores: dict[Key, LayerScores],
+    means: Means,
 ) -> frozenset[str]:
-    """The servers with data for a figure: unit tests, tasks with a plan to replay, or tasks that
-    an agent was judged on. It must not depend on who launches: the denominator is everybody's."""
+    """The servers that a figure can be had of: with unit tests, with tasks. It must not depend on
+    who launches: the denominator is everybody's.
+
+    An agent measures a server by the tasks that it solves with the reference server. Where it
+    solves none, the scorer leaves the figure out of that server's record, and of no other.
+    """
+    compat = means.profile == "tg-compat"
     if figure in ("ut_soft", "ut_hard"):
         return frozenset(slug for slug in slugs if keys[slug].unit_tests)
+    if figure == "capability_boundary" and compat and not means.judge:
+        return frozenset()
+    if figure == "task_utility" and means.agent:
+        unsolvable = {score.slug for score in scores.values() if figure not in score.figures}
+        return frozenset(slug for slug in slugs if keys[slug].tasks) - unsolvable
     if figure == "task_utility":
-        judged = {
-            score.slug
-            for score in scores.values()
-            if figure in score.figures and score.figures[figure].outcome is Outcome.SCORED
-        }
-        planned = {s for s in slugs if any(task.plan and task.outcome for task in keys[s].tasks)}
-        return frozenset(judged | planned)
+        planned = (s for s in slugs if any(task.plan and task.outcome for task in keys[s].tasks))
+        return frozenset() if compat else frozenset(planned)
     return frozenset(slugs)
 
 

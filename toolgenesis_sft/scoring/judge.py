@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 @dataclass
 class Endpoint:
-    """Where a model answers. After a hopeless fault it is not asked again by this process."""
+    """Where a model answers. After a hopeless fault it is not asked again by this process, nor
+    with a field of a request that it has refused."""
 
     url: str
     model: str
@@ -45,6 +46,7 @@ class Endpoint:
     request_timeout_s: float = 180.0
     max_attempts: int = 5
     fault: HarnessFault | None = field(default=None, compare=False)
+    refused_fields: set[str] = field(default_factory=set, compare=False)
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[ModelClient]:
@@ -57,6 +59,7 @@ class Endpoint:
             concurrency=self.concurrency,
             request_timeout_s=self.request_timeout_s,
             max_attempts=self.max_attempts,
+            refused_fields=self.refused_fields,
         )
         try:
             async with client:

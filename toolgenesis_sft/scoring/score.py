@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 from toolgenesis_sft.benchmark import load_answer_keys
 from toolgenesis_sft.config import Score, server_python
@@ -43,10 +44,7 @@ where scoring itself failed."""
 
 def score_predictions(job: ScoreJob) -> None:
     """Score what is not scored yet. Raises HarnessFault at the end if anything stayed unscored."""
-    interpreter = server_python(job.settings.server_python)
-    keys = load_answer_keys(job.benchmark.path)
-    order = job.share(check_predictions(job))
-    check_models(job, keys, order)
+    interpreter, keys, order = check(job)
     with claimed(job):
         facts = job_facts(job, keys, interpreter)
         claim_folder(job, facts)
@@ -73,6 +71,18 @@ def score_predictions(job: ScoreJob) -> None:
         raise HarnessFault(
             "unscored", f"{len(owed)} of {len(records)} predictions, first {slug}: {fault}"
         )
+
+
+def check(job: ScoreJob) -> tuple[Path, dict[str, AnswerKey], dict[Key, str]]:
+    """What a job needs: the servers' interpreter, the answer keys, a digest of each prediction.
+
+    Raises UserError where something is missing or wrong; nothing is written or run.
+    """
+    interpreter = server_python(job.settings.server_python)
+    keys = load_answer_keys(job.benchmark.path)
+    order = job.share(check_predictions(job))
+    check_models(job, keys, order)
+    return interpreter, keys, order
 
 
 def score_the_rest(kit: Kit, order: dict[Key, str], scored: dict[Key, LayerScores]) -> None:

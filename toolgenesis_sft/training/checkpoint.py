@@ -72,6 +72,17 @@ def complete_checkpoints(run: RunFolder) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
 
 
+def require_checkpoint(run: RunFolder) -> None:
+    """Raises UserError where training has saved nothing yet."""
+    if not complete_checkpoints(run):
+        raise UserError(
+            "checkpoint",
+            str(run.checkpoints),
+            "holds no complete checkpoint",
+            "run `toolgenesis-sft train` first",
+        )
+
+
 def fault_of(checkpoint: Checkpoint, names: Sequence[str]) -> str:
     """Why these files of a checkpoint cannot be trusted; empty where they can."""
     for name in names:

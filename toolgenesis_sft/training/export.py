@@ -40,6 +40,7 @@ from toolgenesis_sft.training.checkpoint import (
     digests,
     files_in,
     newest_whole,
+    require_checkpoint,
 )
 from toolgenesis_sft.training.model import DTYPES, generation_config, model_source
 from toolgenesis_sft.training.tokenizer import TOKENIZER_FILES, resolve_tokenizer
@@ -55,6 +56,7 @@ def export(recipe: Recipe, run: RunFolder) -> Path:
     what the checkpoint holds.
     """
     with run.locked("export"):
+        require_checkpoint(run)
         candidates = complete_checkpoints(run)
         marker = read_marker(run)
         if marker is not None and [marker.step] == [one.step for one in candidates[:1]]:
@@ -65,8 +67,8 @@ def export(recipe: Recipe, run: RunFolder) -> Path:
             raise UserError(
                 "checkpoint",
                 str(run.checkpoints),
-                "holds no complete checkpoint",
-                "run `toolgenesis-sft train` first",
+                "holds no checkpoint that is as it was written",
+                "run `toolgenesis-sft train` again",
             )
         write_export(recipe, run, checkpoint)
     return run.export

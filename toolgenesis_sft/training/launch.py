@@ -37,7 +37,7 @@ from toolgenesis_sft.training.checkpoint import (
 from toolgenesis_sft.training.machines import Machine
 from toolgenesis_sft.training.packing import Order, OrderSettings
 from toolgenesis_sft.training.signals import STOP_SIGNALS, end_with_parent, parent_of_children
-from toolgenesis_sft.training.tokens import TokenSet, load_tokens
+from toolgenesis_sft.training.tokens import TokenSet, built_file, load_tokens
 
 ATTEMPT_VARIABLE = "TOOLGENESIS_ATTEMPT"  # the attempt's log folder; the run's lock is held
 POLL_S = 0.5
@@ -57,11 +57,7 @@ def train(recipe_path: Path, overrides: tuple[str, ...], run: RunFolder) -> int:
     with the cause where training ended otherwise.
     """
     recipe = load_recipe(recipe_path, overrides)
-    for package in ("torch", "accelerate", "deepspeed", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                "environment", package, "is not installed", "pip install 'toolgenesis-sft[train]'"
-            )
+    check(recipe, run)
     machine = Machine.here()
     with run.locked("train") if machine.leads else contextlib.nullcontext():
         tokens = load_tokens(recipe, run)
@@ -74,6 +70,20 @@ def train(recipe_path: Path, overrides: tuple[str, ...], run: RunFolder) -> int:
         command = launcher_command(recipe_path, overrides, recipe, run, machine)
         return_code, stopped = watch(command, run, attempt, order.num_steps)
         return how_it_ended(attempt, return_code, stopped)
+
+
+def check(recipe: Recipe, run: RunFolder) -> None:
+    """What training needs besides machines: its packages, its data, the launcher's configuration.
+
+    Raises UserError where one is missing.
+    """
+    for package in ("torch", "accelerate", "deepspeed", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                "environment", package, "is not installed", "pip install 'toolgenesis-sft[train]'"
+            )
+    built_file(run)
+    accelerate_config(recipe)
 
 
 def is_finished(recipe: Recipe, run: RunFolder, tokens: TokenSet) -> bool:
@@ -92,6 +102,19 @@ def launcher_command(
     machine: Machine,
 ) -> list[str]:
     """accelerate's launcher with the recipe's configuration, and what each rank runs."""
+    launcher = [sys.executable, "-m", "toolgenesis_sft.training.launch"]
+    options = {
+        "config_file": str(accelerate_config(recipe)),
+        "num_processes": str(recipe.train.num_processes),
+        **machine.launcher_options(),
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    rank = [sys.executable, "-m", "toolgenesis_sft.training", str(recipe_path), *overrides]
+    return [*launcher, *flags, "--no_python", *rank, "--run", str(run.root.absolute())]
+
+
+def accelerate_config(recipe: Recipe) -> Path:
+    """Raises UserError where it is not there."""
     configuration = resolve_path(recipe.train.accelerate_config)
     if not configuration.exists():
         raise UserError(
@@ -100,15 +123,7 @@ def launcher_command(
             "cannot be read",
             "name one of launch/accelerate_*.yaml",
         )
-    launcher = [sys.executable, "-m", "toolgenesis_sft.training.launch"]
-    options = {
-        "config_file": str(configuration),
-        "num_processes": str(recipe.train.num_processes),
-        **machine.launcher_options(),
-    }
-    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-    rank = [sys.executable, "-m", "toolgenesis_sft.training", str(recipe_path), *overrides]
-    return [*launcher, *flags, "--no_python", *rank, "--run", str(run.root.absolute())]
+    return configuration
 
 
 def watch(command: list[str], run: RunFolder, attempt: Path, num_steps: int) -> tuple[int, bool]:

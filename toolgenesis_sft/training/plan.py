@@ -148,20 +148,28 @@ def make_plan(recipe: Recipe, run: RunFolder) -> TrainingPlan:
     return plan.model_copy(update={"warnings": tuple(_warnings(plan, recipe))})
 
 
-def _samples(recipe: Recipe, run: RunFolder) -> _Samples:
+def check(recipe: Recipe, run: RunFolder) -> int:
+    """The number of samples that the recipe expects, or 0 where a data set is built, which counts
+    then. Raises UserError where there is neither."""
     if (run.data / "manifest.json").exists():
-        from toolgenesis_sft.training.tokens import load_tokens
-
-        tokens = load_tokens(recipe, run)
-        return _Samples(tokens.lengths, np.asarray(tokens.num_supervised), assumed=False)
-    count = recipe.data.expected_num_samples
-    if count is None:
+        return 0
+    if recipe.data.expected_num_samples is None:
         raise UserError(
             "data",
             str(run.data),
             "holds no built data set to plan with",
             "run `toolgenesis-sft build` first, or set data.expected_num_samples",
         )
+    return recipe.data.expected_num_samples
+
+
+def _samples(recipe: Recipe, run: RunFolder) -> _Samples:
+    if (run.data / "manifest.json").exists():
+        from toolgenesis_sft.training.tokens import load_tokens
+
+        tokens = load_tokens(recipe, run)
+        return _Samples(tokens.lengths, np.asarray(tokens.num_supervised), assumed=False)
+    count = check(recipe, run)
     quantiles = [NormalDist().inv_cdf((number + 0.5) / count) for number in range(count)]
     spread = np.exp(ASSUMED_SPREAD * np.array(quantiles))
     lengths = np.round(recipe.data.expected_mean_tokens * spread / spread.mean())

@@ -161,13 +161,7 @@ def load_tokens(recipe: Recipe, run: RunFolder, split: Split = "train") -> Token
     A missing or empty validation file gives an empty set; an empty training file is refused.
     Raises UserError that names the file, the line and the sample at fault.
     """
-    source = run.data / f"{split}.jsonl"
-    if not (run.data / "manifest.json").exists():
-        raise UserError(
-            "data", str(run.data), "holds no built data set", "run `toolgenesis-sft build` first"
-        )
-    if not source.exists() and split == "train":
-        raise UserError("data", str(source), "is missing", "run `toolgenesis-sft build` again")
+    source = built_file(run, split)
     if not source.exists():
         return _empty()
     tokenizer_folder = resolve_tokenizer(recipe, run)
@@ -175,6 +169,18 @@ def load_tokens(recipe: Recipe, run: RunFolder, split: Split = "train") -> Token
     return TokenCache(run.data / "tokens", split, facts).load_or_make(
         source, tokenizer_folder, recipe.train
     )
+
+
+def built_file(run: RunFolder, split: Split = "train") -> Path:
+    """The split's samples. Raises UserError where no data set is built, or it has lost them."""
+    source = run.data / f"{split}.jsonl"
+    if not (run.data / "manifest.json").exists():
+        raise UserError(
+            "data", str(run.data), "holds no built data set", "run `toolgenesis-sft build` first"
+        )
+    if not source.exists() and split == "train":
+        raise UserError("data", str(source), "is missing", "run `toolgenesis-sft build` again")
+    return source
 
 
 def what_shapes_tokens(train: Train, source: Path, tokenizer_folder: Path) -> dict[str, Json]:
