@@ -239,6 +239,22 @@ def test_tools_are_read_under_each_spelling_and_what_is_no_tool_is_left_out() ->
     assert schema_tools({"tools": "none"}) == schema_tools(3) == ()
 
 
+@pytest.mark.parametrize("mark", ["```", "~~~"])
+@pytest.mark.parametrize("part", ["a", "~", " ", "\t", "+."])
+def test_a_long_line_that_is_almost_a_fence_is_none(mark: str, part: str) -> None:
+    line = mark + part * (1_000_000 // len(part))
+    assert prompts.FENCE_OPEN.fullmatch(line)
+    assert prompts.FENCE_OPEN.fullmatch(line + "`") is None
+    assert parse_code(f"{line}`\nfoo (\n")[1] == "syntax_error"
+
+
+@pytest.mark.parametrize("part", [":", "=", "a:", " ", "0.5:", "9", "%"])
+def test_a_long_line_that_is_almost_a_number_alone_is_none(part: str) -> None:
+    line = part * (1_000_000 // len(part))
+    assert parse_confidence(line + "x") is parse_confidence("0.5" + line + "x") is None
+    assert parse_confidence(":" * 1_000_000 + " 0.5") == 0.5
+
+
 def test_an_imported_file_is_the_program_as_it_is() -> None:
     file = "# ```python\n" + CODE
     parsed = parse_prediction(

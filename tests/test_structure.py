@@ -37,6 +37,7 @@ TIERS = (
         "yaml_text",
         "orphans",
         "sections",
+        "python_source",
     ),
     ("sandbox",),
     ("training", "generation", "scoring", "reporting", "cluster"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from toolgenesis_sft.python_source import parser_bomb
 from toolgenesis_sft.records import Json, Message, Scenario, ServerPrediction, ToolSchema
 
 # The prompt of the published model card (Tool-Genesis-Qwen3-8B-SFT), word for word: the model
@@ -82,7 +83,7 @@ NUMBER_ALONE = re.compile(  # on its line, with or without a label before it
 )
 PYTHON_FENCES = ("python", "py", "python3", "")
 JSON_FENCES = ("json", "jsonc", "json5", "")
-MAX_COMPLETION_CHARS = 4 << 20  # about a million tokens
+MAX_COMPLETION_CHARS = 1 << 20  # about a quarter of a million tokens
 MAX_CODE_CHARS = 1 << 20  # a syntax tree takes some hundred times its source; no server is so long
 MAX_BLOCKS = 200  # fenced blocks of one answer
 MAX_FENCE_ENDS = 8  # later closing fences that a block which holds fences itself may end at
@@ -440,7 +441,7 @@ def schema_tools(schema: Json) -> tuple[ToolSchema, ...]:
 
 def compiles(code: str) -> bool:
     """Whether Python's parser takes it. Nothing of it is run."""
-    if len(code) > MAX_CODE_CHARS:
+    if len(code) > MAX_CODE_CHARS or parser_bomb(code):
         return False
     try:
         ast.parse(code)

@@ -114,6 +114,28 @@ def test_references_resolve_by_pointer_anchor_and_recursion() -> None:
     assert check_tools([with_schema(properties={"a": {"default": {"$ref": "#/x"}}})]).value == 1.0
 
 
+@pytest.mark.parametrize("index", ["\u00b2", "\u0663", "1" * 5_000, "-1", "1", "", "0/0"])
+def test_a_reference_into_a_list_that_leads_to_no_schema_is_a_fault(index: str) -> None:
+    tool = with_schema(properties={"room": {"$ref": f"#/required/{index}"}})
+    assert "leads nowhere" in check_tools([tool]).faults[0]
+
+
+def test_a_reference_leads_to_a_list_s_member_by_its_number() -> None:
+    either = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    tool = with_schema(properties={"a": either, "room": {"$ref": "#/properties/a/anyOf/1"}})
+    assert check_tools([tool]).value == 1.0
+
+
+def test_thousands_of_references_to_an_anchor_resolve() -> None:
+    users = {f"p{index}": {"$ref": "#x"} for index in range(5_000)}
+    assert check_tools([with_schema(properties={"a": {"$anchor": "x"}, **users})]).value == 1.0
+
+
+def test_an_anchor_that_is_no_text_is_no_crash() -> None:
+    tool = with_schema(properties={"a": {"default": {"$anchor": []}}, "b": {"$ref": "#x"}})
+    assert "leads nowhere" in check_tools([tool]).faults[0]
+
+
 def test_faults_are_printable_whatever_the_names_hold() -> None:
     faults = check_tools([changed(name="\x1b]0;\ud800\u202e" * 1000)]).faults
     assert all(fault.isascii() and fault.isprintable() and len(fault) < 300 for fault in faults)
@@ -170,6 +192,18 @@ def test_the_more_a_file_differs_the_larger_the_drift() -> None:
     other_type = {**properties, "room": {"type": "integer"}}
     dropped = {k: v for k, v in properties.items() if k != "room"}
     assert 0 < drift(required=[]) == drift(properties=other_type) < drift(properties=dropped) < 1
+
+
+def test_tools_past_the_five_hundredth_count_in_a_drift_by_their_names() -> None:
+    loop = {
+        "properties": {"a": {"$ref": "#/$defs/a"}},
+        "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}] * 6}},
+    }
+    tools = [{"name": f"t{index}", "inputSchema": loop} for index in range(50_000)]
+    live = [ToolSchema(name=tool["name"], input_schema={}) for tool in tools]
+    drift = schema_drift(tools, live)
+    assert drift is not None
+    assert 0 < drift < 0.05
 
 
 def test_the_report_is_the_same_after_a_trip_through_json() -> None:

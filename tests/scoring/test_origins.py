@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from toolgenesis_sft.errors import ModelFault
-from toolgenesis_sft.scoring.origins import MAX_CODE_CHARS, Program, parse
+from toolgenesis_sft.scoring.origins import MAX_CODE_CHARS, MAX_NAME_CHARS, Program, parse
 
 
 def origins(code: str) -> set[str]:
@@ -135,3 +135,80 @@ def test_deep_code_is_read_or_refused_without_a_crash() -> None:
     Program(parse("x" + ".f()" * 150)).uses()
     with pytest.raises(ModelFault):
         parse("x = " + "+".join(["1"] * 50_000))
+
+
+# --- programs that are written to be hard to read ----------------------------------------------
+
+MANY = "import " + ", ".join(f"m{n} as n{n}" for n in range(220)) + "\nx = "
+MANY += " or ".join(f"n{n}" for n in range(220)) + "\n"  # x has more origins than are kept
+
+
+def doubled(text: str, num_levels: int) -> str:
+    """A name that spells `text` four times as often as the name before it, level by level."""
+    lines = [f"t{n + 1} = f'{{t{n}}}{{t{n}}}{{t{n}}}{{t{n}}}'" for n in range(num_levels)]
+    return "\n".join([f"t0 = {text!r}", *lines, f"print(t{num_levels})\n"])
+
+
+@pytest.mark.parametrize("text", ["", "ab", "x" * 10_000])
+def test_a_text_that_multiplies_itself_is_read_once(text: str) -> None:
+    [use] = [use for use in Program(parse(doubled(text, 12))).uses() if use.is_called]
+    assert use.first_text == ("" if text == "" else None)
+
+
+def test_a_text_that_is_too_long_to_name_anything_is_computed() -> None:
+    start = "import os\n"
+    assert "os.system" in origins(start + "s = 'system'\ngetattr(os, f'{s}')")
+    for text in (f"'{'x' * MAX_NAME_CHARS}' 'y'", "('x' * 2).join(['a', 'b'])"):
+        assert "os.?" in origins(f"{start}getattr(os, {text})")
+    glued = "g = '" + "x" * 900 + "'\ngetattr(os, g.join(['system']))"
+    assert "os.system" in origins(start + glued)
+
+
+def test_a_text_out_of_reach_of_one_name_is_read_from_a_nearer_one() -> None:
+    chain = "\n".join(f"t{n + 1} = t{n}" for n in range(60))
+    code = f"import os\nt0 = 'system'\n{chain}\ngetattr(os, t60)\ngetattr(os, t20)"
+    assert "os.system" in origins(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        MANY + "x\n" * 100_000,
+        MANY + "y = x" + ".os" * 330 + "\n" + "y\n" * 20_000,
+        MANY + "x0 = x\n" + "".join(f"x{n + 1} = x{n}.{'y' * 9_000}\n" for n in range(38)) + "x38",
+        MANY + "x.a = x\nx.a = x.a.a\n" + ("x" + ".a" * 900 + "\n") * 100,
+        "\n".join(f"from m{n} import *" for n in range(8_000)) + "\n" + "q\n" * 100_000,
+        "from " + "a." * 100_000 + "a import b",
+        "import " + "a.\\\n" * 100_000 + "a",
+        "# f'\nf'" + "{a}" * 160_000 + "'",
+        'f"""' + "{a}\n" * 120_000 + '"""',
+    ],
+    ids=[
+        "uses",
+        "long origins",
+        "long names",
+        "attributes",
+        "stars",
+        "dots",
+        "dots over lines",
+        "f-string",
+        "f-string over lines",
+    ],
+)
+def test_a_program_that_would_take_too_long_to_read_is_refused(code: str) -> None:
+    with pytest.raises(ModelFault) as caught:
+        Program(parse(code)).uses()
+    assert caught.value.kind == "code_too_deep"
+
+
+def test_a_name_declared_global_again_and_again_is_shared_once() -> None:
+    code = "import os\ndef f():\n" + " global x\n" * 20_000 + " x = os\n" * 20_000
+    assert "os.system" in origins(code + "x.system")
+
+
+def test_large_honest_programs_are_not_refused() -> None:
+    calls = "".join(
+        f"def f{n}(a):\n    return os.path.join(a.b.c, f'{{a}}-{{{n}}}')\n" for n in range(5_000)
+    )
+    page = 'f"""' + "<td>{row.name}</td>\n" * 5_000 + '"""\n'
+    assert "os.path.join" in origins("import os\n" + calls + page)

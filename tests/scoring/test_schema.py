@@ -12,6 +12,7 @@ from toolgenesis_sft.records import Json, ToolSchema
 from toolgenesis_sft.scoring.schema import (
     MAX_COMPARED,
     arguments_of,
+    distinct,
     match_schema,
     normalised,
     tool_text,
@@ -254,6 +255,48 @@ def test_schemas_that_refer_to_themselves_end() -> None:
     argument({"$ref": "#/$defs/Many"}, many)
     tree = {"Tree": {"type": "object", "properties": {"child": {"$ref": "#/$defs/Tree"}}}}
     assert "object" in argument({"$ref": "#/$defs/Tree"}, tree).shape
+
+
+SELF = {"$ref": "#/$defs/Self"}
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        {"anyOf": [SELF] * 6},
+        {"properties": {f"p{n}": SELF for n in range(50)}},
+        {"properties": {"x" * 100_000: SELF}},
+        {"enum": [f"v{n}" for n in range(50_000)]},
+        {"type": [f"t{n}" for n in range(50_000)]},
+        {"$ref": "#" + "/$defs" * 100_000},
+    ],
+    ids=["alternatives", "properties", "long name", "values", "types", "long reference"],
+)
+def test_arguments_that_share_an_endless_schema_are_untyped_past_a_bound(endless: Json) -> None:
+    properties = {f"p{n:05}": SELF for n in range(20_000)}
+    schema = {"properties": properties, "$defs": {"Self": endless}}
+    found = arguments_of(ToolSchema(name="t", input_schema=schema))
+    assert len(found) == 20_000
+    assert (found[-1].shape, found[-1].enum) == ({"any"}, None)
+
+
+def test_the_last_of_many_honest_arguments_is_typed() -> None:
+    arguments = {
+        f"p{n:04}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for n in range(1_000)
+    }
+    found = arguments_of(tool("t", **arguments))
+    assert {argument.shape for argument in found} == {frozenset({"string"})}
+
+
+def test_thousands_of_namesakes_are_one_whatever_their_order() -> None:
+    loop = {"a": {"anyOf": [{"$ref": "#/$defs/a"}] * 6}}
+    schemas = [
+        {"properties": {"a": {"$ref": "#/$defs/a", "title": str(n)}}, "$defs": loop}
+        for n in range(20_000)
+    ]
+    crowd = [ToolSchema(name="t", input_schema=schema) for schema in schemas]
+    assert distinct(crowd) == distinct(crowd[::-1])
+    assert len(distinct(crowd)) == 1
 
 
 def test_twenty_thousand_tools_are_extra_ones_without_being_embedded() -> None:

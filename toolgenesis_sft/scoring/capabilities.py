@@ -94,6 +94,7 @@ _HARMLESS = """
     subprocess.CalledProcessError subprocess.TimeoutExpired shutil.get_terminal_size
     """
 HARMLESS = frozenset(_HARMLESS.split())
+MAX_PARTS = max(name.count(".") + 1 for name in ORIGINS.keys() | HARMLESS)
 # Methods of a path that touch the disk, and parts of one that are texts; all else spells a path.
 _PATH_METHODS = """
     open read_text read_bytes write_text write_bytes touch mkdir rmdir unlink rename replace
@@ -213,7 +214,7 @@ def kind_of(origin: str) -> Kind | None:
         for name in parts[start + 1 :]:
             if (part, name) in NAMES:
                 return NAMES[part, name]
-        for end in range(len(parts), start, -1):
+        for end in range(min(len(parts), start + MAX_PARTS), start, -1):
             name = ".".join(parts[start:end])
             if name in HARMLESS:
                 return None

@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from toolgenesis_sft.records import Json, ToolSchema
-from toolgenesis_sft.scoring.schema import arguments_of
+from toolgenesis_sft.scoring.schema import MAX_TOOLS, arguments_of
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 # Letters, digits, '_', '-' and '.', at most 128 of them (MCP 2025-11-25, "Tool Names").
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+INDEX = re.compile(r"[0-9]{1,9}")  # of a list, in a JSON pointer
 MAX_DEPTH = 64  # of a tool definition; FastMCP's stay under 12
-MAX_TOOLS = 500  # checked; a tool beyond is at fault, so 10^5 tools cost no more than 500
 MAX_NODES = 20_000  # JSON values checked in one list (0.3 ms each); the tools beyond are at fault
 MAX_FAULTS = 50  # told apart in a report
 MAX_SHOWN_CHARS = 80
@@ -128,8 +128,9 @@ def schema_fault(schema: Json) -> str:
     error = next(schema_validator().iter_errors(schema), None)
     if error is not None:
         return f"{_where(error.absolute_path)} breaks the rule {_rule(error)} of JSON Schema"
+    anchors = {name for node in _objects(schema) if isinstance(name := node.get("$anchor"), str)}
     for reference in references(schema):
-        if not _resolves(schema, reference):
+        if not _resolves(schema, anchors, reference):
             return f": the reference {_shown(reference)} leads nowhere inside the schema"
     return ""
 
@@ -181,21 +182,28 @@ def schema_drift(file_schema: Json, live: Sequence[ToolSchema]) -> float | None:
     if file_schema is None:
         return None
     tools = file_schema.get("tools") if isinstance(file_schema, dict) else file_schema
-    promised: Counter[tuple[Json, ...]] = Counter()
-    for entry in tools if isinstance(tools, list) else [tools]:
-        promised.update(facts(_file_tool(entry)))
-    offered = Counter(fact for tool in live for fact in facts(tool))
+    promised = _facts(map(_file_tool, tools if isinstance(tools, list) else [tools]))
+    offered = _facts(live)
     everything = (promised | offered).total()
     return round(1 - (promised & offered).total() / everything, 6) if everything else 0.0
 
 
-def facts(tool: ToolSchema | None) -> Iterator[tuple[Json, ...]]:
+def _facts(tools: Iterable[ToolSchema | None]) -> Counter[tuple[Json, ...]]:
+    """What a list says of its tools; of those after the first 500, that they are there."""
+    return Counter(
+        fact
+        for index, tool in enumerate(tools)
+        for fact in facts(tool, with_arguments=index < MAX_TOOLS)
+    )
+
+
+def facts(tool: ToolSchema | None, with_arguments: bool = True) -> Iterator[tuple[Json, ...]]:
     """What a schema says of a tool. A broken entry is a fact that no server can offer."""
     if tool is None:
         yield ("broken",)
         return
     yield ("tool", tool.name)
-    for arg in arguments_of(tool):
+    for arg in arguments_of(tool) if with_arguments else ():
         yield ("argument", tool.name, arg.name)
         yield ("shape", tool.name, arg.name, arg.shape)
         yield ("required", tool.name, arg.name, arg.required)
@@ -227,20 +235,18 @@ def _file_tool(entry: Json) -> ToolSchema | None:
     return ToolSchema(name=entry["name"], input_schema=schema) if isinstance(schema, dict) else None
 
 
-def _resolves(schema: Json, reference: str) -> bool:
+def _resolves(schema: Json, anchors: Set[str], reference: str) -> bool:
     """Whether `#`, `#/pointer` or `#anchor` is there. Nothing is ever fetched."""
     if not reference.startswith("#"):
         return False
     if not reference.startswith("#/"):
-        return reference == "#" or any(
-            node.get("$anchor") == reference[1:] for node in _objects(schema)
-        )
+        return reference == "#" or reference[1:] in anchors
     node = schema
     for part in reference[2:].split("/"):
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(node, dict) and part in node:
             node = node[part]
-        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+        elif isinstance(node, list) and INDEX.fullmatch(part) and int(part) < len(node):
             node = node[int(part)]
         else:
             return False

@@ -8,7 +8,11 @@ brackets: `pathlib.Path().read_text`.
 It follows imports of every form, assignments, default values, annotations, attributes of `self`,
 getattr, `__dict__`, sys.modules, `__import__` and import_module. It does not follow containers,
 what functions return, or texts that are computed at run time: what a program hides there, the
-sandbox sees when it happens.
+sandbox notes when it opens, starts, connects or compiles something (`sandbox/inside/audit.py`).
+Reading `os.environ`, asking `os.stat` and native code it does not see.
+
+A program is read in a bounded number of steps, whatever it is: each question is asked once, and
+one whose answers lead through too many names is refused as `code_too_deep`.
 """
 
 from __future__ import annotations
@@ -21,10 +25,15 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from toolgenesis_sft.errors import ModelFault
+from toolgenesis_sft.python_source import parser_bomb
 
 MAX_CODE_CHARS = 500_000
 MAX_CHAIN = 40  # nested calls that are followed
 MAX_ORIGINS = 200  # of one expression
+MAX_NAME_CHARS = 1_000  # of a text or an origin; the head of a longer origin stands for it
+# One is a question, or an origin found (more for a long one). The standard library's hungriest
+# module takes 54,000; all of them take some 4 s and 400 MiB, the tree included.
+MAX_STEPS = 500_000
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -80,6 +89,8 @@ def parse(code: str) -> ast.Module:
     """Raises ModelFault where the code is no Python, too deep, or over 500,000 characters."""
     if len(code) > MAX_CODE_CHARS:
         raise ModelFault("code_too_large", f"{len(code)} characters")
+    if bomb := parser_bomb(code):
+        raise ModelFault("code_too_deep", bomb)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "invalid escape sequence" is the model's affair
@@ -102,17 +113,22 @@ class Program:
         self._calls: dict[int, ast.Call] = {}
         self._copied: set[int] = set()
         self._known: dict[tuple[str, Hashable], Origins] = {}
-        self._declaring: list[Scope] = []
+        self._texts: dict[int, tuple[str | None, int]] = {}  # or None, from this depth on
+        self._steps_left = MAX_STEPS
+        self._declaring: dict[int, Scope] = {}
         # (node, its scope, whether only what is called in it runs, whether it always runs)
         self._todo: list[tuple[ast.AST, Scope, bool, bool]] = []
         self._push(tree.body, self.module, certain=True)
         while self._todo:
             self._read(*self._todo.pop())
-        for scope in self._declaring:
+        for scope in self._declaring.values():
             self._share(scope)
 
     def uses(self) -> list[Use]:
-        """In order of lines. A call or a subscript is one where it has a name's origin."""
+        """In order of lines. A call or a subscript is one where it has a name's origin.
+
+        Raises ModelFault where the program's names lead through too many others.
+        """
         return sorted(
             (self._use(node, scope) for node, scope in self._seen), key=lambda use: use.line
         )
@@ -176,7 +192,7 @@ class Program:
                         self._bind(scope, name, node.lineno, certain, origin)
             case ast.Global() | ast.Nonlocal():
                 scope.elsewhere.update(node.names)
-                self._declaring.append(scope)
+                self._declaring[id(scope)] = scope
             case ast.Assign():
                 for target in node.targets:
                     self._assign(target, node.value, scope)
@@ -322,6 +338,7 @@ class Program:
 
     def origins(self, node: ast.expr, scope: Scope, depth: int = 0) -> Origins:
         """The dotted origins that an expression may have; empty where none is known."""
+        self._step()
         return self._once(("node", id(node)), self._origins(node, scope, depth + 1), depth)
 
     def _once(self, key: tuple[str, Hashable], found: Iterator[str], depth: int) -> Origins:
@@ -330,8 +347,19 @@ class Program:
             if depth > MAX_CHAIN:
                 return NONE
             self._known[key] = NONE
-            self._known[key] = frozenset(sorted({tidy(o) for o in found})[:MAX_ORIGINS])
+            first: set[str] = set()
+            for origin in found:
+                self._step(1 + len(origin) // 50)
+                first.add(tidy(origin[:MAX_NAME_CHARS]))
+                if len(first) > 2 * MAX_ORIGINS:
+                    first = set(sorted(first)[:MAX_ORIGINS])
+            self._known[key] = frozenset(sorted(first)[:MAX_ORIGINS])
         return self._known[key]
+
+    def _step(self, num_steps: int = 1) -> None:
+        self._steps_left -= num_steps
+        if self._steps_left < 0:
+            raise ModelFault("code_too_deep", f"its names take over {MAX_STEPS} steps to follow")
 
     def _origins(self, node: ast.expr, scope: Scope, depth: int) -> Iterator[str]:
         match node:
@@ -345,7 +373,7 @@ class Program:
                     yield ".".join([base, *path])
                 for place, name in enumerate(path, start=1):  # after `self.folder = Path(...)`
                     for base in self._attribute(name, depth):
-                        yield ".".join([base, *path[place:]])
+                        yield ".".join([base, *path[place : place + MAX_NAME_CHARS]])
             case ast.Call():
                 yield from self._call(node, scope, depth)
             case ast.Subscript():
@@ -431,46 +459,66 @@ class Program:
             yield "builtins"
 
     def text(self, node: ast.expr, scope: Scope, depth: int = 0) -> str | None:
-        """A text that the program spells out, in one piece or in several; None otherwise."""
-        if depth > MAX_CHAIN:
-            return None
+        """A text that the program spells out, in one piece or in several; None otherwise, and
+        where it is too long to name anything.
+
+        A text is read once; where there is none, again only from a place less deep.
+        """
+        known, failed_at = self._texts.get(id(node), (None, MAX_CHAIN + 1))
+        if known is None and depth < failed_at:
+            self._step()
+            self._texts[id(node)] = (None, depth)  # for one that asks for itself
+            known = self._text(node, scope, depth + 1)
+            if known is not None and len(known) > MAX_NAME_CHARS:
+                known = None
+            self._texts[id(node)] = (known, depth)
+        return known
+
+    def _text(self, node: ast.expr, scope: Scope, depth: int) -> str | None:
         match node:
             case ast.Constant(value=str(value)):
                 return value
             case ast.BinOp(op=ast.Add()):
-                left = self.text(node.left, scope, depth + 1)
-                right = self.text(node.right, scope, depth + 1)
-                return None if left is None or right is None else left + right
+                return self._joined([node.left, node.right], "", scope, depth)
             case ast.JoinedStr():
                 return self._joined(node.values, "", scope, depth)
             case ast.FormattedValue():
-                return self.text(node.value, scope, depth + 1)
+                return self.text(node.value, scope, depth)
             case ast.Call(
                 func=ast.Attribute(value=glue, attr="join"),
                 args=[ast.List() | ast.Tuple() as parts],
             ):
-                return self._joined(parts.elts, self.text(glue, scope, depth + 1), scope, depth)
+                return self._joined(parts.elts, self.text(glue, scope, depth), scope, depth)
             case ast.Subscript(
                 slice=ast.Slice(lower=None, upper=None, step=ast.UnaryOp(op=ast.USub()))
             ):
-                inner = self.text(node.value, scope, depth + 1)
+                inner = self.text(node.value, scope, depth)
                 return inner[::-1] if inner is not None else None
             case ast.Name():
                 here: Scope | None = scope
                 while here is not None and not here.bound(node.id):
                     here = here.parent
                 values = here.values.get(node.id, []) if here else []
-                return self.text(*values[0], depth + 1) if len(values) == 1 else None
+                return self.text(*values[0], depth) if len(values) == 1 else None
             case _:
                 return None
 
     def _joined(
         self, parts: list[ast.expr], glue: str | None, scope: Scope, depth: int
     ) -> str | None:
-        texts = [self.text(part, scope, depth + 1) for part in parts]
-        if glue is None or any(text is None for text in texts):
+        if glue is None:
             return None
-        return glue.join(text for text in texts if text is not None)
+        texts: list[str] = []
+        num_chars = -len(glue)
+        for part in parts:
+            text = self.text(part, scope, depth)
+            if text is None:
+                return None
+            num_chars += len(glue) + len(text)
+            if num_chars > MAX_NAME_CHARS:
+                return None
+            texts.append(text)
+        return glue.join(texts)
 
 
 def attributes(node: ast.expr) -> list[str]:

@@ -32,8 +32,13 @@ MIN_COSINE = 0.3  # of the reference harness: pairs under it are no match
 # More live tools or arguments than this are not compared by meaning (5 ms each); they still count
 # as extra ones. The benchmark's largest server has 30 tools.
 MAX_COMPARED = 200
+MAX_TOOLS = 500  # of one list whose arguments are read to tell namesakes apart, or for a drift
 MAX_SHAPE_DEPTH = 6
 MAX_SHAPE_READS = 2_000  # of subschemas: anyOf over `$ref` to itself multiplies
+# Of one tool's arguments together: subschemas, facts and values read, some 10 ms in all. The
+# benchmark's largest tool takes 32; the arguments beyond are untyped.
+MAX_TOOL_STEPS = 10_000
+MAX_REFERENCE_CHARS = 1_000  # a longer `$ref` dangles
 
 T = TypeVar("T")
 
@@ -105,15 +110,24 @@ def dice(credit: float, count: int) -> float:
 def distinct(tools: Sequence[ToolSchema]) -> list[ToolSchema]:
     """One tool of each name, sorted by name. Of namesakes the first by content stays, so that
     the order in which a server lists them changes nothing."""
+    content = signed if len(tools) <= MAX_TOOLS else written
     namesakes: dict[str, list[ToolSchema]] = {}
     for tool in tools:
         namesakes.setdefault(tool.name, []).append(tool)
     return [
-        same[0]
-        if len(same) == 1
-        else min(same, key=lambda tool: (tool_text(tool), signature(tool)))
+        same[0] if len(same) == 1 else min(same, key=content)
         for _, same in sorted(namesakes.items())
     ]
+
+
+def signed(tool: ToolSchema) -> tuple[str, list[tuple[Json, ...]]]:
+    """A tool's content by what is compared of it."""
+    return tool_text(tool), signature(tool)
+
+
+def written(tool: ToolSchema) -> tuple[str, str]:
+    """A tool's content as it is written, which takes no time to read."""
+    return tool.description, json.dumps(tool.input_schema, sort_keys=True)
 
 
 def signature(tool: ToolSchema) -> list[tuple[Json, ...]]:
@@ -174,8 +188,9 @@ def arguments_of(tool: ToolSchema) -> list[Argument]:
     if not isinstance(properties, dict):
         return []
     arguments = []
+    shape = Shape(root)
     for name, schema in sorted(properties.items()):
-        facts, values = Shape(root).of(schema)
+        facts, values = shape.of(schema)
         description = schema.get("description") if isinstance(schema, dict) else None
         arguments.append(
             Argument(
@@ -190,10 +205,15 @@ def arguments_of(tool: ToolSchema) -> list[Argument]:
 
 
 class Shape:
-    """Reads the shape of a schema, following `$ref` into the root schema it belongs to."""
+    """Reads the shapes of a tool's arguments, following `$ref` into the root schema, in a bounded
+    number of steps."""
 
     def __init__(self, root: dict[str, Json]) -> None:
         self.root = root
+        self.steps_left = MAX_TOOL_STEPS
+        self._begin()
+
+    def _begin(self) -> None:
         self.facts: set[str] = set()
         self.values: set[str] = set()
         self.open = False  # some alternative allows every value
@@ -201,6 +221,7 @@ class Shape:
 
     def of(self, schema: Json) -> tuple[frozenset[str], frozenset[str] | None]:
         """Type facts, and the enum's values where there is one."""
+        self._begin()
         self._read(schema, "", MAX_SHAPE_DEPTH)
         facts = self.facts - {"null"} or self.facts or {"any"}
         values = self.values - {"null"} if self.values and not self.open else None
@@ -208,7 +229,8 @@ class Shape:
 
     def _read(self, schema: Json, path: str, depth: int) -> None:
         self.num_reads += 1
-        if self.num_reads > MAX_SHAPE_READS or depth < 0:
+        self.steps_left -= 1 + len(path) // 50
+        if self.num_reads > MAX_SHAPE_READS or self.steps_left < 0 or depth < 0:
             return
         schema = self._resolve(schema)
         alternatives = [
@@ -221,6 +243,9 @@ class Shape:
         named = [kind for kind in (types if isinstance(types, list) else [types]) if is_text(kind)]
         enum = [schema["const"]] if "const" in schema else schema.get("enum")
         enum = enum if isinstance(enum, list) else []
+        properties = schema.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
+        self.steps_left -= sum(map(len, (alternatives, named, enum, properties)))
         named = named or sorted({json_type(value) for value in enum})
         if not named:
             named = [
@@ -241,10 +266,8 @@ class Shape:
             self._read(schema["items"], f"{path}[]", depth - 1)
         if isinstance(schema.get("additionalProperties"), dict):
             self._read(schema["additionalProperties"], f"{path}.*", depth - 1)
-        properties = schema.get("properties")
-        if isinstance(properties, dict):
-            for name, inner in sorted(properties.items()):
-                self._read(inner, f"{path}.{name}", depth - 1)
+        for name, inner in sorted(properties.items()):
+            self._read(inner, f"{path}.{name}", depth - 1)
 
     def _resolve(self, schema: Json) -> dict[str, Json]:
         """The schema behind a chain of local `$ref`; {} where it is none, dangling or endless."""
@@ -254,6 +277,8 @@ class Shape:
             reference = schema.get("$ref")
             if not is_text(reference):
                 return schema
+            if len(reference) > MAX_REFERENCE_CHARS:
+                return {}
             target: Json = self.root
             for part in reference.removeprefix("#").strip("/").split("/"):
                 part = part.replace("~1", "/").replace("~0", "~")
