@@ -101,6 +101,8 @@ def test_stopped_by_a_signal_it_continues_to_the_same_bits(
     whole: Tiny, tmp_path: Path, number: signal.Signals
 ) -> None:
     tiny = build_tiny(tmp_path)
+    # As in a terminal: a shell's background has Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(tiny)
     wait_for_steps(tiny[1], 1, process)
     process.send_signal(number)

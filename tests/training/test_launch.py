@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_a_ranks_last_words_are_its_exception(tmp_path: Path) -> None:
     assert launch.last_words(tmp_path, 0) == ""
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a terminal: who runs the tests in the background has had Ctrl-C ignored, for all."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def watched(tmp_path: Path, expects: signal.Signals, sends: list[signal.Signals]) -> int:
     """What `watch` yields of a launcher that ends with 7 on this signal while we are sent those;
     the second only after the launcher has noted the first."""
@@ -113,14 +122,20 @@ def watched(tmp_path: Path, expects: signal.Signals, sends: list[signal.Signals]
     ],
 )
 def test_a_request_to_stop_is_passed_on_to_the_launcher(
-    tmp_path: Path, sent: signal.Signals, passed_on: signal.Signals
+    tmp_path: Path, interruptible: None, sent: signal.Signals, passed_on: signal.Signals
 ) -> None:
     before = signal.getsignal(sent)
     assert watched(tmp_path, passed_on, [sent]) == 7
     assert signal.getsignal(sent) is before
 
 
-def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path: Path) -> None:
+def test_ctrl_c_that_is_ignored_stays_ignored(tmp_path: Path, interruptible: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert launch.watch(program(tmp_path, ""), RunFolder(tmp_path), tmp_path, 10) == (0, False)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_second_ctrl_c_ends_the_training_at_once(tmp_path: Path, interruptible: None) -> None:
     with pytest.raises(KeyboardInterrupt):
         watched(tmp_path, signal.SIGTERM, [signal.SIGINT, signal.SIGINT])
 
