@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -267,3 +268,34 @@ def test_the_digest_is_that_of_the_packages_and_of_python(server_python: Path) -
     ).stdout
     assert b"mcp==1." in listed
     assert runtime_digest(server_python) == hashlib.sha256(listed).hexdigest()
+
+
+def linked(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+LATE_IMPORTS = """
+import bs4, os, sympy
+from mcp.server.fastmcp import FastMCP
+mcp = FastMCP("x")
+@mcp.tool()
+def look() -> list[object]:
+    return [sorted(os.listdir("/tmp")), bool(os.statvfs(bs4.__file__).f_flag & os.ST_RDONLY)]
+mcp.run()
+"""
+
+
+def test_an_environment_in_tmp_is_there_for_servers_too_and_read_only(server_python: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="an environment ") as folder:
+        shutil.copytree(
+            server_python.parent.parent, Path(folder, "v"), symlinks=True, copy_function=linked
+        )
+        python = Path(folder, "v", "bin", "python")
+        assert self_test(python)["private_tmp"] is True
+        with Sandbox(python) as sandbox, sandbox.start(LATE_IMPORTS) as server:
+            found, is_read_only = server.call("look", {}).value
+    assert found == [Path(folder).name, "server.py"]
+    assert is_read_only

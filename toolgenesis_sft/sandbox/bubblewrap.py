@@ -103,4 +103,6 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
         line += ["--setenv", name, value]
     line += ["--chdir", "/", str(where.python), "-s", "-B"]
     line += ["-m", "toolgenesis_sft.sandbox.inside.zygote"]
-    return [*line, str(socket_fd), json.dumps(settings)]
+    keep = [str(folder) for folder in folders if folder.is_relative_to("/tmp")]
+    keep += [str(folder) for folder in folders if folder.is_relative_to("/dev/shm")]
+    return [*line, str(socket_fd), json.dumps({**settings, "keep": keep})]

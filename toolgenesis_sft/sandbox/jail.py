@@ -265,6 +265,8 @@ def refused(action):
 def readable(folder):
     paths = [os.path.join(folder, name) for name in os.listdir(folder)]
     return all(os.access(path, os.R_OK) for path in paths if os.path.exists(path))
+environment = {sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)}
+in_tmp = {path.split("/")[2] for path in environment if path.startswith("/tmp/")}
 status = open("/proc/self/status").read()
 thread = threading.Thread(target=print)
 thread.start()
@@ -273,12 +275,13 @@ facts = {
     "no_vsock": refused(lambda: socket.socket(40, socket.SOCK_STREAM)),
     "read_only_root": refused(lambda: open("/probe", "w"))
     and refused(lambda: open(sys.prefix + "/probe", "w")),
-    "private_tmp": os.listdir("/tmp") == ["server.py"],
+    "private_tmp": set(os.listdir("/tmp")) == {"server.py"} | in_tmp,
     "alone": [name for name in os.listdir("/proc") if name.isdigit()] == ["1"],
     "other_uid": os.getuid() == 65534,
     "no_capabilities": "CapEff:\t0000000000000000" in status,
     "system_call_filter": "Seccomp:\t2" in status,
-    "libraries_readable": all(map(readable, filter(os.path.isdir, sys.path[1:]))),
+    "libraries_readable": any(os.path.isfile(path + "/mcp/__init__.py") for path in sys.path)
+    and all(map(readable, filter(os.path.isdir, sys.path[1:]))),
 }
 thread.join()
 os.write(1, json.dumps(facts).encode())

@@ -48,5 +48,6 @@ def act() -> list[str]:
 @mcp.tool()
 def look() -> list[str]:
     """What an earlier server has left."""
-    left = [name for name in os.listdir("/tmp") if name != "server.py"] + os.listdir("/dev/shm")
+    own = {"server.py", *(path.split("/")[2] for path in sys.path if path.startswith("/tmp/"))}
+    left = [name for name in os.listdir("/tmp") if name not in own] + os.listdir("/dev/shm")
     return left + [name for name in vars(os) if name == "poisoned"]

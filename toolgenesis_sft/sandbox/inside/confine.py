@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -26,7 +27,8 @@ CLONE_NEWPID = 0x2000_0000
 CLONE_NEWNET = 0x4000_0000
 CLONE_NEW_ANY = 0x7E02_0000  # the six namespaces that clone(2) can make
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
 SECCOMP_MODE_FILTER = 2
@@ -55,8 +57,9 @@ def fork_into_pid_namespace(own_namespace: int) -> int:
     return child
 
 
-def confine(limits: ServerLimits, change_uid: bool) -> None:
-    """Shut this process in. `change_uid`: the zygote is the host's root, so become nobody.
+def confine(limits: ServerLimits, change_uid: bool, keep: Sequence[str]) -> None:
+    """Shut this process in. `change_uid`: the zygote is the host's root, so become nobody. `keep`:
+    folders below /tmp or /dev/shm that stay, read-only, where they are in the new ones.
 
     In either case the server ends in a user namespace of its own, so that the kernel counts its
     processes apart from those of every other server.
@@ -64,10 +67,16 @@ def confine(limits: ServerLimits, change_uid: bool) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _check(libc.unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET), "unshare(mount, ipc, net)")
     _check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "make / private")
+    kept = {folder: os.open(folder, os.O_PATH) for folder in keep}
     num_inodes = limits["tmp_mib"] * 64
     for folder, mib in ((b"/tmp", limits["tmp_mib"]), (b"/dev/shm", limits["tmp_mib"])):
         options = f"size={mib}m,nr_inodes={num_inodes},mode=1777".encode()
         _check(libc.mount(b"tmpfs", folder, b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount tmpfs")
+    for place, fd in kept.items():
+        Path(place).mkdir(parents=True)
+        source = f"/proc/self/fd/{fd}".encode()  # a bind mount is read-only where its source is
+        _check(libc.mount(source, os.fsencode(place), None, MS_BIND | MS_REC, None), "keep")
+        os.close(fd)
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     _check(libc.mount(b"proc", b"/proc", b"proc", flags, None), "mount proc")
     os.chdir("/tmp")

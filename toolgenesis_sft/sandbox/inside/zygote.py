@@ -2,7 +2,8 @@
 
 Runs as the only program of the jail. Requests come as datagrams on the socket whose number is
 argv[1]: one byte and five file descriptors (stdin, stdout, stderr, report, program). argv[2] is
-JSON: the limits and whether to change the uid. When the socket ends, so does the jail.
+JSON: the limits, whether to change the uid, and what to keep of /tmp. When the socket ends, so does
+the jail.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def run_server(fds: list[int], settings: dict[str, Any]) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     report = take_descriptors(fds)
     try:
-        confine.confine(settings["limits"], settings["change_uid"])
+        confine.confine(settings["limits"], settings["change_uid"], settings["keep"])
     except OSError as error:
         tell(report, "setup_failed", str(error))
         os._exit(1)
