@@ -8,6 +8,12 @@ from mcp.server.fastmcp import FastMCP
 mcp = FastMCP("disk_fill")
 
 
+def clear(folder: str) -> None:
+    for entry in os.scandir(folder):
+        if entry.is_file():  # an environment that lies in /tmp is a folder there
+            os.unlink(entry.path)
+
+
 def fill(folder: str) -> tuple[int, int]:
     num_bytes = num_files = 0
     try:
@@ -16,16 +22,14 @@ def fill(folder: str) -> tuple[int, int]:
                 num_bytes += file.write(bytes(1 << 20))
     except OSError:
         pass
-    for name in os.listdir(folder):
-        os.unlink(f"{folder}/{name}")
+    clear(folder)
     try:
         while num_files < 1 << 20:
             open(f"{folder}/{num_files}", "w").close()
             num_files += 1
     except OSError:
         pass
-    for name in os.listdir(folder):
-        os.unlink(f"{folder}/{name}")
+    clear(folder)
     return num_bytes, num_files
 
 
