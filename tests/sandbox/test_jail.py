@@ -294,8 +294,12 @@ def test_an_environment_in_tmp_is_there_for_servers_too_and_read_only(server_pyt
             server_python.parent.parent, Path(folder, "v"), symlinks=True, copy_function=linked
         )
         python = Path(folder, "v", "bin", "python")
-        assert self_test(python)["private_tmp"] is True
-        with Sandbox(python) as sandbox, sandbox.start(LATE_IMPORTS) as server:
-            found, is_read_only = server.call("look", {}).value
+        before = os.umask(0o077)
+        try:
+            assert self_test(python)["private_tmp"] is True
+            with Sandbox(python) as sandbox, sandbox.start(LATE_IMPORTS) as server:
+                found, is_read_only = server.call("look", {}).value
+        finally:
+            os.umask(before)
     assert found == [Path(folder).name, "server.py"]
     assert is_read_only

@@ -103,6 +103,6 @@ def command(server_python: Path, socket_fd: int, settings: dict[str, Any]) -> li
         line += ["--setenv", name, value]
     line += ["--chdir", "/", str(where.python), "-s", "-B"]
     line += ["-m", "toolgenesis_sft.sandbox.inside.zygote"]
-    keep = [str(folder) for folder in folders if folder.is_relative_to("/tmp")]
-    keep += [str(folder) for folder in folders if folder.is_relative_to("/dev/shm")]
+    private = ("/tmp", "/dev/shm")  # of each server
+    keep = [str(folder) for folder in folders if any(map(folder.is_relative_to, private))]
     return [*line, str(socket_fd), json.dumps({**settings, "keep": keep})]

@@ -72,7 +72,7 @@ class Examination:
     """What became known of one server while its layers were scored.
 
     timeouts: by tool, the calls that ran into their deadline. protocol_faults: the first of each
-    process, num_protocol_faults: all.
+    process, num_protocol_faults: all. num_stalled_starts: those without a tool list in time.
     """
 
     code: str

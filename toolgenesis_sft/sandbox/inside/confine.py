@@ -68,6 +68,7 @@ def confine(limits: ServerLimits, change_uid: bool, keep: Sequence[str]) -> None
     _check(libc.unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET), "unshare(mount, ipc, net)")
     _check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "make / private")
     kept = {folder: os.open(folder, os.O_PATH) for folder in keep}
+    os.umask(0o022)  # whatever the harness has, the server reads what is made here
     num_inodes = limits["tmp_mib"] * 64
     for folder, mib in ((b"/tmp", limits["tmp_mib"]), (b"/dev/shm", limits["tmp_mib"])):
         options = f"size={mib}m,nr_inodes={num_inodes},mode=1777".encode()

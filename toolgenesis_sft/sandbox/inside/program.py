@@ -63,7 +63,7 @@ def serve_over_stdio_only() -> None:
 
 def serve(code: bytes, report: Callable[[str, str], None]) -> None:
     """Run the program, then serve until stdin ends. Raises Unservable; `report` is told the kind
-    and the detail of what keeps the server from nothing."""
+    and the detail of a fault that the server is served in spite of."""
     program, main_block = _parse(code)
     module = ModuleType("__main__")
     module.__file__ = SERVER_FILE

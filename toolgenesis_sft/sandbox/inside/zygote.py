@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -124,7 +125,7 @@ def run_server(fds: list[int], settings: dict[str, Any]) -> NoReturn:
     random.seed(0)  # the same calls give the same answers in the next run
     audit.arm(lambda line: tell(report, "denied", line))
     try:
-        program.serve(code, lambda kind, detail: tell(report, kind, detail))
+        program.serve(code, functools.partial(tell, report))
     except program.Unservable as fault:
         tell(report, fault.kind, fault.detail)
         os._exit(1)
